@@ -1,0 +1,113 @@
+//! What panels may read.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::app::command::{Command, CommandQueue};
+use crate::app::sweep::SweepSettings;
+use crate::app::theme::Tokens;
+use crate::app::words::Words;
+use crate::device::{DeviceInfo, DeviceSpec};
+use crate::model::{LayerPath, ModelGraph};
+use crate::recipe::{LayerSettings, Plan, Recipe, RecipeIssue};
+use crate::session::{ModelState, RunStatus};
+use crate::study::{Study, TrialId};
+use crate::telemetry::TelemetrySnapshot;
+
+/// What is selected and pinned, the same in every panel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Layers whose settings the next edit changes.
+    pub layers: BTreeSet<LayerPath>,
+    /// The trial that is looked at.
+    pub trial: Option<TrialId>,
+    /// The trial under the pointer.
+    pub hovered: Option<TrialId>,
+    /// The trial on side A.
+    pub pinned_a: Option<TrialId>,
+    /// The trial on side B.
+    pub pinned_b: Option<TrialId>,
+}
+
+/// The recipe that is being edited, with everything derived from it. Recomputed when the recipe changes, not per frame.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// Settings of every layer, in the graph's order; empty without a model.
+    pub settings: Vec<LayerSettings>,
+    /// The checked plan, or every problem; `None` without a model.
+    pub plan: Option<Result<Plan, Vec<RecipeIssue>>>,
+    /// Changes with every edit: caches are keyed by it.
+    pub generation: u64,
+}
+
+/// What Run would do now. Recomputed when the recipe, the form or the study changes, not per frame.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SweepPlan {
+    /// Names of the recipes that may be tried, in order, without the reference.
+    pub recipes: Vec<String>,
+    /// Names of those that cannot run on this model and device, each with its first problem.
+    pub refused: Vec<(String, String)>,
+    /// Time of all trials, from the mean of the trials of the same workload in the study shown; `None` without any.
+    pub estimated_secs: Option<f64>,
+}
+
+/// One line of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// How much it matters.
+    pub level: log::Level,
+    /// Seconds since the window opened.
+    pub at_secs: u64,
+    /// What happened and what to do next.
+    pub text: String,
+}
+
+/// What panels may read, for one frame.
+pub struct ViewContext<'a> {
+    /// The words of the window's language.
+    pub words: &'static Words,
+    /// Colors of the theme that is shown.
+    pub theme: &'static Tokens,
+    /// How the model stands.
+    pub model: &'a ModelState,
+    /// Layers of the open model, or of the study shown when no model is open.
+    pub graph: Option<&'a ModelGraph>,
+    /// The recipe that is being edited.
+    pub draft: &'a Draft,
+    /// Whether an undo step exists.
+    pub can_undo: bool,
+    /// Whether a redo step exists.
+    pub can_redo: bool,
+    /// The study as its events tell it.
+    pub study: &'a Study,
+    /// How far the running study is.
+    pub status: Option<RunStatus>,
+    /// What is selected.
+    pub selection: &'a Selection,
+    /// The devices of this machine.
+    pub devices: &'a [DeviceInfo],
+    /// The device that is chosen for the next study.
+    pub device: DeviceSpec,
+    /// The sweep's form: strategy, workload, limits, budget.
+    pub sweep: &'a SweepSettings,
+    /// What Run would do now.
+    pub plan: &'a SweepPlan,
+    /// Models and studies opened before, newest first.
+    pub recent: &'a [PathBuf],
+    /// What was reported, oldest first.
+    pub log: &'a [LogLine],
+    /// Readings of the host and its GPUs.
+    pub telemetry: &'a Arc<TelemetrySnapshot>,
+    /// Where panels put what they ask for.
+    pub commands: &'a CommandQueue,
+}
+
+impl ViewContext<'_> {
+    /// Asks for `command`.
+    pub fn send(&self, command: Command) {
+        self.commands.push(command);
+    }
+}

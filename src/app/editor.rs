@@ -1,0 +1,169 @@
+//! The recipe that is being edited: its history and what follows from it. Pure.
+
+use crate::app::context::Draft;
+use crate::device::DeviceInfo;
+use crate::model::{Fingerprint, ModelGraph};
+use crate::recipe::Recipe;
+
+/// The longest history kept.
+const MAX_STEPS: usize = 200;
+
+/// The recipe that is being edited, with undo and redo.
+#[derive(Debug)]
+pub struct Editor {
+    draft: Draft,
+    undo: Vec<Recipe>,
+    redo: Vec<Recipe>,
+    dragging: bool,
+    resolved_for: Option<(Fingerprint, DeviceInfo)>,
+}
+
+impl Default for Editor {
+    fn default() -> Self {
+        let draft = Draft { recipe: Recipe::reference(), settings: Vec::new(), plan: None, generation: 0 };
+        Self { draft, undo: Vec::new(), redo: Vec::new(), dragging: false, resolved_for: None }
+    }
+}
+
+/// Whether an edit is made by a pointer that is still down: all edits of one drag are one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gesture {
+    /// A click, a key, a menu entry.
+    Whole,
+    /// Part of a drag.
+    Dragging,
+}
+
+impl Editor {
+    /// The recipe with what follows from it.
+    pub fn draft(&self) -> &Draft {
+        &self.draft
+    }
+
+    /// Whether an undo step exists.
+    pub fn can_undo(&self) -> bool {
+        !self.undo.is_empty()
+    }
+
+    /// Whether a redo step exists.
+    pub fn can_redo(&self) -> bool {
+        !self.redo.is_empty()
+    }
+
+    /// Replaces the recipe: one step, or part of the step of a drag. An equal recipe is no step.
+    pub fn set(&mut self, recipe: Recipe, gesture: Gesture) {
+        if recipe == self.draft.recipe {
+            return;
+        }
+        let joins = gesture == Gesture::Dragging && self.dragging;
+        self.dragging = gesture == Gesture::Dragging;
+        let before = self.replace(recipe);
+        if !joins {
+            self.undo.push(before);
+            if self.undo.len() > MAX_STEPS {
+                self.undo.remove(0);
+            }
+        }
+        self.redo.clear();
+    }
+
+    /// The pointer is up: the next edit is a step of its own.
+    pub fn end_drag(&mut self) {
+        self.dragging = false;
+    }
+
+    /// One step back.
+    pub fn undo(&mut self) {
+        if let Some(recipe) = self.undo.pop() {
+            let now = self.replace(recipe);
+            self.redo.push(now);
+        }
+    }
+
+    /// One step forward.
+    pub fn redo(&mut self) {
+        if let Some(recipe) = self.redo.pop() {
+            let now = self.replace(recipe);
+            self.undo.push(now);
+        }
+    }
+
+    /// Brings settings and plan up to date with recipe, model and device; does nothing when they are.
+    pub fn resolve(&mut self, graph: Option<&ModelGraph>, device: &DeviceInfo) {
+        let is_current = match (&self.resolved_for, graph) {
+            (Some((fingerprint, known)), Some(graph)) => *fingerprint == graph.fingerprint && known == device,
+            (None, None) => true,
+            _ => false,
+        };
+        if is_current {
+            return;
+        }
+        self.draft.settings = graph.map(|graph| self.draft.recipe.settings(graph)).unwrap_or_default();
+        self.draft.plan = graph.map(|graph| self.draft.recipe.resolve(graph, device));
+        self.draft.generation += 1;
+        self.resolved_for = graph.map(|graph| (graph.fingerprint.clone(), device.clone()));
+    }
+
+    fn replace(&mut self, recipe: Recipe) -> Recipe {
+        self.resolved_for = None;
+        self.draft.generation += 1;
+        self.draft.plan = None;
+        std::mem::replace(&mut self.draft.recipe, recipe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::DeviceSpec;
+    use crate::model::fixtures::tiny_graph;
+    use crate::recipe::WeightFormat;
+
+    fn named(name: &str) -> Recipe {
+        Recipe::uniform(name, WeightFormat::Q8_0, None)
+    }
+
+    #[test]
+    fn steps_go_back_and_forth_and_a_drag_is_one() {
+        let mut editor = Editor::default();
+        editor.set(named("a"), Gesture::Whole);
+        editor.set(named("a"), Gesture::Whole);
+        for name in ["b", "c", "d"] {
+            editor.set(named(name), Gesture::Dragging);
+        }
+        editor.end_drag();
+        editor.set(named("e"), Gesture::Dragging);
+        let mut seen = Vec::new();
+        while editor.can_undo() {
+            editor.undo();
+            seen.push(editor.draft().recipe.name.clone());
+        }
+        assert_eq!(seen, ["d", "a", "reference"]);
+        editor.redo();
+        editor.redo();
+        assert_eq!(editor.draft().recipe.name, "d");
+        editor.set(named("f"), Gesture::Whole);
+        assert!(!editor.can_redo());
+    }
+
+    #[test]
+    fn the_plan_follows_recipe_model_and_device() {
+        let graph = tiny_graph();
+        let spec = DeviceSpec::Cpu { threads: 1 };
+        let device = DeviceInfo { spec, name: "cpu".to_owned(), memory_bytes: None, unavailable: None };
+        let mut editor = Editor::default();
+        editor.resolve(Some(&graph), &device);
+        let reference = editor.draft().plan.as_ref().unwrap().as_ref().unwrap().weight_bytes();
+        let generation = editor.draft().generation;
+        editor.resolve(Some(&graph), &device);
+        assert_eq!(editor.draft().generation, generation, "nothing changed");
+        editor.set(named("a"), Gesture::Whole);
+        editor.resolve(Some(&graph), &device);
+        assert!(editor.draft().plan.as_ref().unwrap().as_ref().unwrap().weight_bytes() < reference);
+        editor.set(Recipe::uniform("k", WeightFormat::Q4k, None), Gesture::Whole);
+        editor.resolve(Some(&graph), &device);
+        assert!(editor.draft().plan.as_ref().unwrap().is_err());
+        editor.resolve(None, &device);
+        assert!(editor.draft().plan.is_none() && editor.draft().settings.is_empty());
+    }
+}

@@ -1,0 +1,183 @@
+//! Processor, memory and GPUs of this machine.
+
+use egui::{Label, Pos2, Rect, RichText, ScrollArea, Sense, Shape, Stroke, Ui, vec2};
+use egui_plot::PlotPoint;
+
+use crate::app::context::ViewContext;
+use crate::app::panels::Panel;
+use crate::app::plots::paint::{self, quiet, tokens};
+use crate::app::plots::sparkline::{Sparkline, sparkline};
+use crate::app::theme::{MONO, SMALL};
+use crate::app::words::{self, HardwareWords};
+use crate::telemetry::{GpuSample, HardwareSample, TelemetrySnapshot};
+use crate::units::{bytes, duration, percent, significant};
+
+/// Size of one gauge, in points.
+const GAUGE: egui::Vec2 = vec2(172.0, 62.0);
+/// Columns of a sparkline.
+const COLUMNS: usize = 75;
+
+/// The hardware tile.
+#[derive(Debug, Default)]
+pub struct HardwarePanel {
+    cache: Option<(f64, usize, Vec<Gauge>)>,
+}
+
+/// One quantity of the machine.
+#[derive(Debug)]
+struct Gauge {
+    name: String,
+    /// The newest reading, or why there is none.
+    value: Result<String, String>,
+    line: Sparkline,
+}
+
+impl Panel for HardwarePanel {
+    fn title(&self) -> &'static str {
+        words::current().titles.hardware
+    }
+
+    fn ui(&mut self, cx: &ViewContext<'_>, ui: &mut Ui) {
+        let words = &cx.words.results.hardware;
+        let telemetry = cx.telemetry.as_ref();
+        let Some(newest) = telemetry.history.last() else {
+            paint::empty_ui(ui, words.no_reading, words.no_reading_hint);
+            return;
+        };
+        let (at, len) = (newest.at_secs, telemetry.history.len());
+        if self.cache.as_ref().is_none_or(|(cached, cached_len, _)| *cached != at || *cached_len != len) {
+            self.cache = Some((at, len, gauges(telemetry, newest, words)));
+        }
+        let Some((.., gauges)) = &self.cache else { return };
+        let tokens = tokens(ui);
+        let span = telemetry.history.first().map_or(0.0, |first| at - first.at_secs);
+        let cores = (words.cores)(telemetry.n_cores);
+        let parts = [telemetry.cpu_model.clone(), Some(cores), Some((words.last)(&duration(span)))];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        ui.add(Label::new(quiet(parts.join(" · "), tokens)).truncate());
+        ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
+            ui.horizontal_wrapped(|ui| {
+                for gauge in gauges {
+                    gauge_ui(ui, gauge);
+                }
+            });
+        });
+    }
+}
+
+fn gauges(telemetry: &TelemetrySnapshot, newest: &HardwareSample, words: &HardwareWords) -> Vec<Gauge> {
+    let host = |name: &str, value: Option<String>, absent: &str, read: fn(&HardwareSample) -> Option<f64>| Gauge {
+        name: name.to_owned(),
+        value: value.ok_or_else(|| absent.to_owned()),
+        line: sparkline(telemetry.history.iter().map(|sample| (sample.at_secs, read(sample))), COLUMNS),
+    };
+    let celsius = |degrees: f64| format!("{} °C", significant(degrees, 3));
+    let megahertz = |clock: f64| format!("{} MHz", significant(clock, 4));
+    let memory = newest.memory_used_bytes.map(|used| used_of(used, newest.memory_total_bytes, words));
+    let mut gauges = vec![
+        host(words.cpu, newest.cpu_fraction.map(percent), words.no_cpu, |sample| sample.cpu_fraction),
+        host(words.memory, memory, words.no_memory, |sample| sample.memory_used_bytes.map(|n| n as f64)),
+        host(words.clock, newest.frequency_mhz.map(megahertz), words.no_clock, |sample| sample.frequency_mhz),
+        host(words.temperature, newest.temperature_celsius.map(celsius), words.no_temperature, |sample| {
+            sample.temperature_celsius
+        }),
+    ];
+    if newest.gpus.is_empty() {
+        let reason = telemetry.no_gpu.clone().unwrap_or_else(|| words.no_gpu.to_owned());
+        gauges.push(Gauge { name: words.gpu.to_owned(), value: Err(reason), line: Sparkline::default() });
+    }
+    for (number, gpu) in newest.gpus.iter().enumerate() {
+        push_gpu(&mut gauges, telemetry, number, gpu, words);
+    }
+    gauges
+}
+
+fn push_gpu(
+    gauges: &mut Vec<Gauge>,
+    telemetry: &TelemetrySnapshot,
+    number: usize,
+    gpu: &GpuSample,
+    words: &HardwareWords,
+) {
+    let series = |read: fn(&GpuSample) -> Option<f64>| {
+        sparkline(
+            telemetry.history.iter().map(|sample| (sample.at_secs, sample.gpus.get(number).and_then(read))),
+            COLUMNS,
+        )
+    };
+    let absent = || words.not_told.to_owned();
+    let memory = gpu.memory_used_bytes.map(|used| used_of(used, gpu.memory_total_bytes, words));
+    let clock = gpu.sm_clock_mhz.map(|clock| format!("{clock} MHz"));
+    let watts = gpu.power_watts.map(|watts| format!("{} W", significant(watts, 3)));
+    let celsius = gpu.temperature_celsius.map(|degrees| format!("{} °C", significant(degrees, 3)));
+    let numbered = |name: &str| format!("{name} {number}");
+    gauges.extend([
+        Gauge {
+            name: format!("{} {}", numbered(words.gpu), gpu.name),
+            value: gpu.utilization.map(percent).ok_or_else(absent),
+            line: series(|gpu| gpu.utilization),
+        },
+        Gauge {
+            name: numbered(words.gpu_memory),
+            value: memory.ok_or_else(absent),
+            line: series(|gpu| gpu.memory_used_bytes.map(|n| n as f64)),
+        },
+        Gauge { name: numbered(words.power), value: watts.ok_or_else(absent), line: series(|gpu| gpu.power_watts) },
+        Gauge {
+            name: format!("{} {} {}", words.gpu, number, words.clock),
+            value: clock.ok_or_else(absent),
+            line: series(|gpu| gpu.sm_clock_mhz.map(f64::from)),
+        },
+        Gauge {
+            name: format!("{} {} {}", words.gpu, number, words.temperature),
+            value: celsius.ok_or_else(absent),
+            line: series(|gpu| gpu.temperature_celsius),
+        },
+    ]);
+}
+
+fn used_of(used: u64, total: Option<u64>, words: &HardwareWords) -> String {
+    total.map_or_else(|| bytes(used), |total| (words.of)(&bytes(used), &bytes(total)))
+}
+
+fn gauge_ui(ui: &mut Ui, gauge: &Gauge) {
+    let tokens = tokens(ui);
+    let absent = gauge.value.is_err();
+    let size = if absent { vec2(GAUGE.x + 12.0, GAUGE.y) } else { GAUGE };
+    let (rect, _) = ui.allocate_exact_size(size, Sense::hover());
+    ui.painter().rect_filled(rect, 4.0, tokens.raised);
+    let inner = rect.shrink2(vec2(8.0, 5.0));
+    let layout = egui::Layout::top_down(egui::Align::Min);
+    let mut child = ui.new_child(egui::UiBuilder::new().max_rect(inner).layout(layout));
+    child.set_clip_rect(rect.intersect(ui.clip_rect()));
+    gauge_text_ui(&mut child, gauge);
+    if !absent {
+        let floor = Rect::from_min_max(Pos2::new(inner.left(), inner.bottom() - 18.0), inner.max);
+        paint_line(ui, floor, &gauge.line.points);
+    }
+}
+
+fn gauge_text_ui(ui: &mut Ui, gauge: &Gauge) {
+    let tokens = tokens(ui);
+    ui.spacing_mut().item_spacing.y = 1.0;
+    ui.add(Label::new(quiet(&gauge.name, tokens)).truncate());
+    match &gauge.value {
+        Ok(value) => {
+            let value = RichText::new(value).monospace().size(MONO).color(tokens.text_strong);
+            ui.add(Label::new(value).truncate());
+        }
+        Err(reason) => {
+            let text = RichText::new(reason).size(SMALL).color(tokens.text_weak);
+            ui.add(Label::new(text).wrap()).on_hover_text(reason);
+        }
+    }
+}
+
+/// `points` are in 0..1 along and up.
+fn paint_line(ui: &Ui, rect: Rect, points: &[PlotPoint]) {
+    let tokens = tokens(ui);
+    let at = |point: &PlotPoint| {
+        Pos2::new(rect.left() + point.x as f32 * rect.width(), rect.bottom() - point.y as f32 * rect.height())
+    };
+    ui.painter().add(Shape::line(points.iter().map(at).collect(), Stroke::new(1.2, tokens.variant)));
+}

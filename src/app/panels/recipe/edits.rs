@@ -1,0 +1,101 @@
+//! Edits of the recipe's table as whole new recipes: one edit, one undo step. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{LayerPath, ModelGraph};
+use crate::recipe::{LayerChange, LayerSettings, Recipe, Sparsity, WeightFormat};
+
+/// Settings of layers that were switched off, to be given back when they are switched on.
+pub(super) type Remembered = BTreeMap<LayerPath, LayerSettings>;
+
+/// What a layer gets that is switched on and has no settings to go back to: small and fast on every device.
+const FALLBACK: WeightFormat = WeightFormat::Q8_0;
+
+/// The recipe with `change` made to the layers at these positions.
+pub(super) fn changed(recipe: &Recipe, graph: &ModelGraph, layers: &[usize], change: LayerChange) -> Recipe {
+    named_after(recipe, recipe.with_change(graph, &paths(graph, layers), change))
+}
+
+/// The recipe with these layers at this sparsity, in per cent.
+pub(super) fn pruned(recipe: &Recipe, graph: &ModelGraph, layers: &[usize], percent: f64) -> Recipe {
+    let fraction = (percent / 100.0).clamp(0.0, Sparsity::MAX_FRACTION);
+    changed(recipe, graph, layers, LayerChange::Sparsity(Some(Sparsity::magnitude(fraction))))
+}
+
+/// The recipe with these layers as the checkpoint has them, or back at what they were.
+pub(super) fn toggled(
+    recipe: &Recipe,
+    graph: &ModelGraph,
+    layers: &[usize],
+    on: bool,
+    remembered: &mut Remembered,
+) -> Recipe {
+    let mut settings = recipe.settings(graph);
+    for &index in layers {
+        let path = &graph.layers[index].path;
+        if on {
+            let fallback = LayerSettings { weights: FALLBACK, sparsity: None };
+            settings[index] = remembered.get(path).copied().unwrap_or(fallback);
+        } else {
+            if !settings[index].is_reference() {
+                remembered.insert(path.clone(), settings[index]);
+            }
+            settings[index] = LayerSettings::default();
+        }
+    }
+    named_after(recipe, Recipe::from_settings(&recipe.name, graph, &settings))
+}
+
+/// The paths of the layers at these positions.
+pub(super) fn paths(graph: &ModelGraph, layers: &[usize]) -> BTreeSet<LayerPath> {
+    layers.iter().map(|&index| graph.layers[index].path.clone()).collect()
+}
+
+/// An edited recipe is not what its name said: `q8_0` becomes `q8_0, edited`.
+fn named_after(before: &Recipe, mut after: Recipe) -> Recipe {
+    const SUFFIX: &str = ", edited";
+    if after.is_reference() {
+        after.name = Recipe::reference().name;
+    } else if before.name.is_empty() || before.name == Recipe::reference().name {
+        "draft".clone_into(&mut after.name);
+    } else if before.name != "draft" && !before.name.ends_with(SUFFIX) {
+        after.name = format!("{}{SUFFIX}", before.name);
+    }
+    after
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fixtures::tiny_graph;
+
+    #[test]
+    fn switching_off_and_on_gives_the_settings_back() {
+        let graph = tiny_graph();
+        let recipe = Recipe::uniform("x", WeightFormat::Q4_0, Some(Sparsity::magnitude(0.3)));
+        let mut remembered = Remembered::new();
+        let off = toggled(&recipe, &graph, &[3, 5], false, &mut remembered);
+        assert!(off.settings(&graph)[3].is_reference() && !off.settings(&graph)[4].is_reference());
+        let on = toggled(&off, &graph, &[3, 5], true, &mut remembered);
+        assert_eq!(on.settings(&graph), recipe.settings(&graph));
+        let embedding = toggled(&recipe, &graph, &[0], true, &mut remembered);
+        assert_eq!(embedding.settings(&graph)[0].weights, FALLBACK);
+    }
+
+    #[test]
+    fn an_edited_recipe_says_so_once() {
+        let graph = tiny_graph();
+        let check = |name: &str, expected: &str| {
+            let recipe = Recipe::uniform(name, WeightFormat::Q4_0, None);
+            let edited = pruned(&recipe, &graph, &[1], 50.0);
+            assert_eq!(edited.name, expected);
+            assert_eq!(pruned(&edited, &graph, &[2], 50.0).name, expected);
+        };
+        check("4-bit", "4-bit, edited");
+        check("reference", "draft");
+        let back = changed(&Recipe::uniform("x", WeightFormat::Q4_0, None), &graph, &[1, 2], LayerChange::Reset);
+        assert_eq!(back.name, "x, edited");
+        let all: Vec<usize> = (0..graph.layers.len()).collect();
+        assert_eq!(changed(&back, &graph, &all, LayerChange::Reset).name, "reference");
+    }
+}

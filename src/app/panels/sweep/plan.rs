@@ -1,0 +1,81 @@
+//! At the foot of the form: what Run will do before it runs, and how far it is while it does.
+
+use egui::{Panel, ProgressBar, RichText, Ui};
+
+use crate::app::actions;
+use crate::app::context::ViewContext;
+use crate::app::theme::Mark;
+use crate::study::EndReason;
+use crate::units;
+
+/// Trials named before "and so many more".
+const NAMED: usize = 12;
+
+/// Draws the foot.
+pub(super) fn ui(cx: &ViewContext<'_>, ui: &mut Ui) {
+    Panel::bottom("plan").resizable(false).show(ui, |ui| {
+        ui.add_space(4.0);
+        match cx.status {
+            Some(status) => running_ui(cx, status, ui),
+            None => planned_ui(cx, ui),
+        }
+        ui.add_space(2.0);
+    });
+}
+
+fn planned_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
+    let words = &cx.words.sweep;
+    if let Err(reason) = actions::run(cx) {
+        ui.add(egui::Label::new(RichText::new(reason).color(cx.theme.text_weak)).wrap());
+    } else {
+        let n_trials = cx.plan.recipes.len();
+        ui.horizontal_wrapped(|ui| {
+            let text = RichText::new((words.trials)(n_trials)).color(cx.theme.text_strong);
+            ui.label(text).on_hover_ui(|ui| {
+                cx.plan.recipes.iter().take(NAMED).for_each(|name| drop(ui.label(name)));
+                if n_trials > NAMED {
+                    ui.label((words.more)(n_trials - NAMED));
+                }
+            });
+            let time = match cx.plan.estimated_secs {
+                Some(secs) => format!("{} {}", Mark::Estimated.glyph(), (words.about)(&units::duration(secs))),
+                None => words.time_unknown.to_owned(),
+            };
+            ui.label(RichText::new(time).color(cx.theme.text_weak)).on_hover_text(words.time_hint);
+        });
+        if !cx.plan.refused.is_empty() {
+            let text = (words.refused)(cx.plan.refused.len());
+            ui.label(RichText::new(text).color(cx.theme.warn)).on_hover_ui(|ui| {
+                for (name, reason) in cx.plan.refused.iter().take(NAMED) {
+                    ui.label(format!("{name}: {reason}"));
+                }
+            });
+        }
+    }
+    if let Some(reason) = &cx.study.ended
+        && *reason != EndReason::Complete
+    {
+        let text = match reason {
+            EndReason::Failing(text) => (words.ended_failing)(text),
+            EndReason::TimeBudget => words.ended_time.to_owned(),
+            EndReason::TrialBudget => words.ended_trials.to_owned(),
+            EndReason::Stopped | EndReason::Complete => words.ended_stopped.to_owned(),
+        };
+        ui.add(egui::Label::new(RichText::new(text).small().color(cx.theme.text_weak)).wrap());
+    }
+}
+
+fn running_ui(cx: &ViewContext<'_>, status: crate::session::RunStatus, ui: &mut Ui) {
+    let words = &cx.words.sweep;
+    let fraction = status.done as f32 / status.total.max(1) as f32;
+    let text = (cx.words.toolbar.progress)(status.done, status.total);
+    ui.add(ProgressBar::new(fraction).desired_height(16.0).fill(cx.theme.accent_fill).text(text));
+    ui.horizontal_wrapped(|ui| {
+        if let Some((phase, done, total)) = cx.study.live.progress {
+            ui.label((words.phase)(words.phase_name(phase), done, total));
+        }
+        let left = status.remaining_secs.map(|left| (cx.words.toolbar.left)(&units::duration(left)));
+        let elapsed = (words.elapsed)(&units::duration(status.elapsed_secs));
+        ui.label(RichText::new(left.unwrap_or(elapsed)).color(cx.theme.text_weak));
+    });
+}

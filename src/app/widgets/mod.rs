@@ -1,0 +1,5 @@
+//! Small controls that more than one panel uses. Import `context`, `theme`, `words` and the vocabulary.
+//!
+//! **Invariants.** Every control has an accessible name; none keeps state of its own.
+
+pub mod format_menu;

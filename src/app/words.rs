@@ -1,0 +1,56 @@
+//! Every word that people read in the window, as data: a language is one value of [`Words`].
+//!
+//! A missing word is a compile error. Sentences with a value in them are functions, so that a language may put the value
+//! where its grammar wants it. Numbers are formatted by `units` before they come here. Names of the field (`q8_0`,
+//! `down_proj`, failure labels of the study) are the same in every language and are not listed.
+
+mod recipe;
+mod results;
+mod shell;
+mod sweep;
+
+pub use recipe::RecipeWords;
+pub use results::{CompareWords, HardwareWords, LiveWords, ResultsWords, TradeOffWords, TrialsWords};
+pub use shell::{CommandWords, HelpWords, OpenWords, ShellWords, TitleWords, ToolbarWords};
+pub use sweep::SweepWords;
+
+/// The words of one language.
+#[derive(Debug)]
+pub struct Words {
+    /// Titles of the tiles.
+    pub titles: TitleWords,
+    /// The bar at the top.
+    pub toolbar: ToolbarWords,
+    /// Opening models and studies.
+    pub open: OpenWords,
+    /// Names of commands in menus and in the palette.
+    pub commands: CommandWords,
+    /// The list of keys.
+    pub help: HelpWords,
+    /// Notices, log and what is left.
+    pub shell: ShellWords,
+    /// The recipe's table.
+    pub recipe: RecipeWords,
+    /// The sweep's form.
+    pub sweep: SweepWords,
+    /// Plots, trials, comparison and hardware.
+    pub results: ResultsWords,
+}
+
+/// English.
+pub const EN: Words = Words {
+    titles: TitleWords::EN,
+    toolbar: ToolbarWords::EN,
+    open: OpenWords::EN,
+    commands: CommandWords::EN,
+    help: HelpWords::EN,
+    shell: ShellWords::EN,
+    recipe: RecipeWords::EN,
+    sweep: SweepWords::EN,
+    results: ResultsWords::EN,
+};
+
+/// The words of the window's language.
+pub fn current() -> &'static Words {
+    &EN
+}

@@ -1,0 +1,241 @@
+//! Files and the manifest and tensors in them: Hugging Face folders with safetensors, and GGUF.
+//!
+//! Imports `model` and `units`. Our own header readers make a manifest; tensor bytes are read by position from that
+//! manifest. No file reader of another library is called on a model's files, and nothing is mapped into memory.
+//!
+//! **Invariants.** Every size in a file is checked in one function, in 128 bits, against the length of the file before
+//! anything is allocated. Nothing is dropped silently: tensors listed plus tensors refused are the tensors in the files.
+//! Opening reads headers and samples only, never writes, and never leaves the folder that the user chose (links of a
+//! model cache into its own `blobs` folder are followed; hard links are files like any other).
+
+mod bounds;
+mod config;
+mod error;
+mod extent;
+mod file;
+mod fingerprint;
+mod folder;
+pub(crate) mod gguf;
+mod limits;
+mod manifest;
+mod open;
+mod safetensors;
+pub(crate) mod tokenizer;
+
+use tokenizers::Tokenizer;
+
+use crate::model::{LlamaConfig, ModelFamily, ModelGraph, ModelSource, StoredFormat};
+
+pub use error::CheckpointError;
+pub(crate) use file::SourceFile;
+pub use open::{detect, open};
+
+use crate::checkpoint::gguf::Metadata;
+use crate::checkpoint::manifest::{Names, ROPE_FACTORS};
+
+/// A tensor that can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorEntry {
+    /// Its name in the file.
+    pub name: String,
+    /// How its elements lie.
+    pub format: StoredFormat,
+    /// Rows first; the last entry is the length of a row.
+    pub shape: Vec<usize>,
+    /// The file, by its position among the model's files.
+    pub file: usize,
+    /// Its first byte in that file.
+    pub offset: u64,
+    /// Its bytes.
+    pub len: u64,
+}
+
+/// A tensor that is in the files and cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedTensor {
+    /// Its name in the file.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+    /// The Hugging Face name where the family knows the tensor, its own otherwise.
+    canonical: String,
+}
+
+/// A tensor as a header describes it, before anything is known of the family.
+struct RawTensor {
+    name: String,
+    /// Format and shape, or why there is none.
+    format: Result<(StoredFormat, Vec<usize>), String>,
+    offset: u64,
+    len: u64,
+}
+
+/// An open model: its graph, and its files ready to be read. Holds the files open, no tensor.
+#[derive(Debug)]
+pub struct Checkpoint {
+    source: ModelSource,
+    graph: ModelGraph,
+    files: Vec<SourceFile>,
+    entries: Vec<TensorEntry>,
+    names: Names,
+    refused: Vec<RefusedTensor>,
+    rope_factors: Option<Vec<f32>>,
+    words: Words,
+}
+
+/// Where the tokenizer comes from.
+#[derive(Debug)]
+enum Words {
+    /// The files of a Hugging Face folder.
+    Folder(Box<folder::Texts>),
+    /// The metadata of a GGUF file.
+    Gguf(Metadata),
+}
+
+impl Checkpoint {
+    /// Where the model lies.
+    pub fn source(&self) -> &ModelSource {
+        &self.source
+    }
+
+    /// The linear layers.
+    pub fn graph(&self) -> &ModelGraph {
+        &self.graph
+    }
+
+    /// The configuration of the family.
+    pub fn config(&self) -> &LlamaConfig {
+        let ModelFamily::Llama(config) = &self.graph.family;
+        config
+    }
+
+    /// The tensors that can be read, in the order of the files; also those that the family does not use.
+    pub fn entries(&self) -> &[TensorEntry] {
+        &self.entries
+    }
+
+    /// The tensors that cannot be used; none of them is needed.
+    pub fn refused(&self) -> &[RefusedTensor] {
+        &self.refused
+    }
+
+    /// The tensor with this Hugging Face name, whatever the layout of the files:
+    /// `model.layers.0.mlp.down_proj.weight`, `model.norm.weight`, `lm_head.weight`.
+    ///
+    /// Rows of query and key tensors have the order that the configuration's `rope_order` says.
+    pub fn entry(&self, canonical: &str) -> Option<&TensorEntry> {
+        self.names.get(canonical).map(|&index| &self.entries[index])
+    }
+
+    /// Whether the family uses a tensor.
+    pub fn is_used(&self, entry: &TensorEntry) -> bool {
+        let needed = |name: &str| self.entry(name).is_some_and(|found| found == entry);
+        let config = self.config();
+        let of_layer = |layer: &crate::model::Layer| {
+            needed(&format!("{}.weight", layer.path)) || layer.bias_len > 0 && needed(&format!("{}.bias", layer.path))
+        };
+        let of_block = |block: usize| {
+            ["input_layernorm", "post_attention_layernorm"]
+                .iter()
+                .any(|norm| needed(&format!("model.layers.{block}.{norm}.weight")))
+        };
+        needed("model.norm.weight")
+            || needed(ROPE_FACTORS)
+            || self.graph.layers.iter().any(of_layer)
+            || (0..config.n_blocks).any(of_block)
+    }
+
+    /// The bytes of a tensor as they lie in its file.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Changed`] if the file is no longer the one that was opened; [`CheckpointError::Io`] if the
+    /// system cannot read it.
+    pub fn read(&self, entry: &TensorEntry) -> Result<Vec<u8>, CheckpointError> {
+        self.files[entry.file].read(entry.offset, entry.len)
+    }
+
+    /// The elements of a dense tensor, widened exactly to f32; `None` when there is no such tensor.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; [`CheckpointError::Tensor`] for a tensor in a GGML block format.
+    pub fn read_f32(&self, canonical: &str) -> Result<Option<Vec<f32>>, CheckpointError> {
+        let Some(entry) = self.entry(canonical) else { return Ok(None) };
+        let widened = widen(entry.format, &self.read(entry)?);
+        widened.map(Some).ok_or_else(|| {
+            let reason = format!("{} is not a dense format", entry.format.name());
+            self.files[entry.file].tensor(&entry.name, entry.offset, reason)
+        })
+    }
+
+    /// Divisors of the rotary frequencies (`head_dim` / 2) that a GGUF file has for Llama 3.1, if any.
+    pub fn rope_factors(&self) -> Option<&[f32]> {
+        self.rope_factors.as_deref()
+    }
+
+    /// The tokenizer: `tokenizer.json` of a folder, or one that is built from the metadata of a GGUF file.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Tokenizer`] when there is none, or when it is damaged or of a kind that is not supported.
+    pub fn tokenizer(&self) -> Result<Tokenizer, CheckpointError> {
+        tokenizer::from_json(&self.tokenizer_json()?, self.source.path())
+    }
+
+    /// The ids of `text`, after the first token that the model wants, if it wants one.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Tokenizer`] when the text cannot be encoded.
+    pub fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, CheckpointError> {
+        let encoding = tokenizer.encode_fast(text, false).map_err(|error| CheckpointError::Tokenizer {
+            reason: format!("encode a text: {error}"),
+            path: self.source.path().to_owned(),
+        })?;
+        Ok(self.config().bos_token.into_iter().chain(encoding.get_ids().iter().copied()).collect())
+    }
+
+    /// The text of the tokenizer in the form of `tokenizer.json`.
+    pub(crate) fn tokenizer_json(&self) -> Result<Vec<u8>, CheckpointError> {
+        match &self.words {
+            Words::Folder(texts) => match &texts.tokenizer {
+                Some(file) => file.read_all(&limits::TOKENIZER),
+                None => Err(CheckpointError::Tokenizer {
+                    reason: "the folder has no tokenizer.json".to_owned(),
+                    path: self.source.path().to_owned(),
+                }),
+            },
+            Words::Gguf(metadata) => tokenizer::json_from_gguf(metadata)
+                .map_err(|reason| CheckpointError::Tokenizer { reason, path: self.source.path().to_owned() }),
+        }
+    }
+
+    /// The files beside the weights of a Hugging Face folder.
+    pub(crate) fn texts(&self) -> Option<&folder::Texts> {
+        match &self.words {
+            Words::Folder(texts) => Some(texts),
+            Words::Gguf(_) => None,
+        }
+    }
+
+    /// The metadata of a GGUF file.
+    pub(crate) fn metadata(&self) -> Option<&Metadata> {
+        match &self.words {
+            Words::Folder(_) => None,
+            Words::Gguf(metadata) => Some(metadata),
+        }
+    }
+
+    /// The open files of the model's weights.
+    pub(crate) fn files(&self) -> &[SourceFile] {
+        &self.files
+    }
+}
+
+/// Little-endian dense elements as f32; `None` for a GGML block format.
+pub(crate) fn widen(format: StoredFormat, bytes: &[u8]) -> Option<Vec<f32>> {
+    let pairs = || bytes.as_chunks::<2>().0.iter().copied();
+    Some(match format {
+        StoredFormat::F32 => bytes.as_chunks::<4>().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect(),
+        StoredFormat::F16 => pairs().map(|pair| half::f16::from_le_bytes(pair).to_f32()).collect(),
+        StoredFormat::Bf16 => pairs().map(|pair| half::bf16::from_le_bytes(pair).to_f32()).collect(),
+        StoredFormat::Ggml(_) => return None,
+    })
+}

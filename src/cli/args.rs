@@ -1,0 +1,281 @@
+//! Every command with its flags.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::study::Protocol;
+
+/// A workbench for making Transformer models smaller and faster.
+#[derive(Debug, Parser)]
+#[command(
+    name = "trimtab",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Without a command the window opens.\n\
+                  Data goes to standard output, words to standard error.\n\
+                  Exit codes: 0 done, 1 a trial failed or a limit was missed, 2 usage or internal.\n\n\
+                  Example:\n  trimtab sweep --demo"
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) verb: Option<Verb>,
+    #[command(flatten)]
+    pub(super) window: WindowArgs,
+}
+
+/// What the window opens with.
+#[derive(Debug, Args)]
+pub(super) struct WindowArgs {
+    /// A model folder, a GGUF file or a recorded study; the embedded demo when absent.
+    pub(super) path: Option<PathBuf>,
+    /// Show the recorded study (the demo's when no path is given) without running anything.
+    #[arg(long)]
+    pub(super) replay: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Show what a model contains, from its headers.
+    Inspect(InspectArgs),
+    /// Measure a variant's quality against the reference.
+    Eval(EvalArgs),
+    /// Measure a variant's speed and memory beside the reference.
+    Bench(BenchArgs),
+    /// Run a study: many variants, each measured, into a file that can be resumed.
+    Sweep(SweepArgs),
+    /// Show a study as a table or as JSON.
+    Show(ShowArgs),
+    /// Write a study as an HTML report, or as CSV or JSON Lines.
+    Report(ReportArgs),
+    /// Write a variant as a model that other programs load.
+    Export(ExportArgs),
+    /// List the devices of this machine.
+    Devices(DevicesArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  trimtab inspect assets/demo/stories15M --json")]
+pub(super) struct InspectArgs {
+    /// A Hugging Face folder or a GGUF file.
+    pub(super) model: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  trimtab eval assets/demo/stories15M --recipe assets/recipes/q8_0.toml \\\n    \
+                  --data assets/demo/search.jsonl --protocol gptq --context 256 --windows 8 --json")]
+pub(super) struct EvalArgs {
+    /// A Hugging Face folder or a GGUF file.
+    pub(super) model: PathBuf,
+    #[command(flatten)]
+    pub(super) variant: VariantArgs,
+    /// Text to score: JSON lines with a `text` each.
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(super) data: PathBuf,
+    /// How the text is cut and scored.
+    #[arg(long, value_enum, default_value = "gptq")]
+    pub(super) protocol: ProtocolArg,
+    /// Tokens a window; the model's own context, at most 2048, when absent.
+    #[arg(long, value_name = "TOKENS")]
+    pub(super) context: Option<usize>,
+    /// Score only the first so many windows; one window alone gives no interval.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) windows: Option<u32>,
+    /// Also score GGML layers dequantized to f32: what the weights cost without quantized activations.
+    #[arg(long)]
+    pub(super) dequantized: bool,
+    /// Exit with 1 when the upper 95 % bound of the mean KL is above this, in nats.
+    #[arg(long, value_name = "NATS")]
+    pub(super) max_kl: Option<f64>,
+    /// Exit with 1 when the upper 95 % bound of the perplexity over the reference's is above this.
+    #[arg(long, value_name = "RATIO")]
+    pub(super) max_perplexity_ratio: Option<f64>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  trimtab bench assets/demo/stories15M --recipe q4_0 --prompt 128 --decode 32 --repetitions 4"
+)]
+pub(super) struct BenchArgs {
+    /// A Hugging Face folder or a GGUF file.
+    pub(super) model: PathBuf,
+    #[command(flatten)]
+    pub(super) variant: VariantArgs,
+    /// Tokens of the prompt.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) prompt: u32,
+    /// Tokens decoded after it.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) decode: u32,
+    /// Repetitions of variant and reference, taken turn about.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(super) repetitions: u32,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The variant and where it runs.
+#[derive(Debug, Args)]
+pub(super) struct VariantArgs {
+    /// A recipe file, the name of a shipped recipe, or `none` for the reference.
+    #[arg(long, default_value = "none", value_name = "R.toml")]
+    pub(super) recipe: String,
+    /// The device; `trimtab devices` lists them.
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub(super) device: DeviceArg,
+    /// Threads for products; one a core when absent.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) threads: Option<u16>,
+    /// Seed of every random choice.
+    #[arg(long, default_value_t = 0)]
+    pub(super) seed: u64,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "SPEC.toml:\n  \
+        format_version = 1\n  \
+        name = \"formats of a small model\"\n  \
+        model = \"assets/demo/stories15M\"      # relative to this file\n  \
+        device = \"cpu\"                        # or \"cpu:2\" for two threads\n  \
+        [workload.quality]\n  \
+        data = \"assets/demo/search.jsonl\"\n  \
+        protocol = \"gptq\"\n  \
+        context = 256\n  \
+        windows = 16\n  \
+        [workload.speed]\n  \
+        prompt = 128\n  \
+        decode = 32\n  \
+        repetitions = 4\n  \
+        [limits]\n  \
+        max_kl = 0.2                          # or max_perplexity_ratio\n  \
+        [budget]\n  \
+        secs = 600                            # or trials\n  \
+        [strategy]\n  \
+        kind = \"list\"                         # or \"grid\" (base, axes), \"progressive\" (base, rungs)\n  \
+        recipes = [\"q8_0\", \"mine.toml\"]       # shipped names, files, or tables\n\n\
+        Exit code 1: a trial failed, or limits are set and no variant kept them.\n\n\
+        Example:\n  trimtab sweep --demo --out demo.study")]
+pub(super) struct SweepArgs {
+    /// What to run.
+    #[arg(value_name = "SPEC.toml", required_unless_present = "demo", conflicts_with = "demo")]
+    pub(super) spec: Option<PathBuf>,
+    /// Run the demo sweep on the embedded model; without `--out`, into the demo's cache folder.
+    #[arg(long)]
+    pub(super) demo: bool,
+    /// The study file to write, NAME.study (the extension is added when absent); a report goes beside it as NAME.html,
+    /// or under a numbered name where that is a file of another program.
+    #[arg(long, value_name = "STUDY", required_unless_present = "demo")]
+    pub(super) out: Option<PathBuf>,
+    /// Go on with an unfinished study, one that Ctrl-C ended among them; finished trials are not repeated.
+    #[arg(long, requires = "out")]
+    pub(super) resume: bool,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  trimtab show assets/demo/demo.study --json")]
+pub(super) struct ShowArgs {
+    /// A study file.
+    pub(super) study: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  trimtab report assets/demo/demo.study --out report.html")]
+pub(super) struct ReportArgs {
+    /// A study file.
+    pub(super) study: PathBuf,
+    /// What to write: a report (.html), or the trials as a table (.csv, .jsonl).
+    #[arg(long, value_name = "FILE.html")]
+    pub(super) out: PathBuf,
+    /// Write over a file that is there, even if it is no report; a Trimtab report (.html) is written over without this.
+    #[arg(long)]
+    pub(super) replace: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  trimtab export assets/demo/stories15M --recipe q8_0 --format gguf --out stories15M-q8_0.gguf"
+)]
+pub(super) struct ExportArgs {
+    /// A Hugging Face folder or a GGUF file.
+    pub(super) model: PathBuf,
+    /// A recipe file, the name of a shipped recipe, or `none` for the model as it is.
+    #[arg(long, default_value = "none", value_name = "R.toml")]
+    pub(super) recipe: String,
+    /// The layout of the files.
+    #[arg(long, value_enum)]
+    pub(super) format: ExportFormat,
+    /// The dtype of all tensors (safetensors only). When absent each keeps its own or has the one that the recipe names,
+    /// and packed layers are written in f32, which holds their values exactly; f16 and bf16 round them again.
+    #[arg(long, value_enum)]
+    pub(super) dtype: Option<DtypeArg>,
+    /// Put the new model in the place of one that is there, once it is complete.
+    #[arg(long)]
+    pub(super) replace: bool,
+    /// A new folder (safetensors) or a file (gguf).
+    #[arg(long, value_name = "PATH")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  trimtab devices --json")]
+pub(super) struct DevicesArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The layouts that models are written in.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum ExportFormat {
+    /// A Hugging Face folder.
+    Safetensors,
+    /// One GGUF file.
+    Gguf,
+}
+
+/// The dtypes of a Hugging Face folder.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum DtypeArg {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+/// The devices that trials run on.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum DeviceArg {
+    /// The host's processor.
+    Cpu,
+}
+
+/// The protocols of [`Protocol`].
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum ProtocolArg {
+    /// One BOS before each text, joined, windows that do not overlap.
+    Gptq,
+}
+
+impl From<ProtocolArg> for Protocol {
+    fn from(protocol: ProtocolArg) -> Self {
+        match protocol {
+            ProtocolArg::Gptq => Self::Gptq,
+        }
+    }
+}

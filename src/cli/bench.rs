@@ -1,0 +1,111 @@
+//! `trimtab bench`: speed and memory beside the reference.
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use crate::cli::Verdict;
+use crate::cli::args::BenchArgs;
+use crate::cli::out::{Out, say};
+use crate::cli::trial::{self, Ran, say_cautions};
+use crate::study::{Measurements, PhaseSpeed, Speed, SpeedWorkload, Workload};
+use crate::units;
+
+pub(super) fn run(args: &BenchArgs, out: &mut Out) -> anyhow::Result<Verdict> {
+    let speed = SpeedWorkload { prompt: args.prompt, decode: args.decode, repetitions: args.repetitions };
+    let workload = Workload { speed: Some(speed), ..Workload::default() };
+    let ran = trial::run(&args.model, &args.variant, workload)?;
+    let (measurements, speed) = match &ran.result {
+        Ok(measurements) => (measurements, measurements.speed.as_ref().context("the worker reported no speed")?),
+        Err(failure) => {
+            if args.json {
+                out.json(&json!({ "recipe": ran.recipe.name, "failure": failure }))?;
+            }
+            say(&format!("failed: {}: {}", failure.kind.label(), failure.message));
+            return Ok(Verdict::Missed);
+        }
+    };
+    if args.json {
+        out.json(&as_json(&ran, measurements, speed))?;
+    } else {
+        out.data(&as_text(&ran, measurements, speed))?;
+    }
+    say_cautions(&ran.cautions);
+    Ok(Verdict::Done)
+}
+
+fn as_json(ran: &Ran, measurements: &Measurements, speed: &Speed) -> Value {
+    json!({
+        "recipe": ran.recipe.name,
+        "prompt_tokens": speed.prompt_tokens,
+        "decode_tokens": speed.decode_tokens,
+        "prefill": phase_json(&speed.prefill),
+        "decode": phase_json(&speed.decode),
+        "weight_bytes": measurements.memory.weight_bytes,
+        "held_bytes": measurements.memory.held_bytes,
+        "peak_rss_bytes": measurements.memory.peak_rss_bytes,
+        "peak_gpu_bytes": measurements.memory.peak_gpu_bytes,
+        "bits_per_weight": measurements.bits_per_weight,
+        "simulated": measurements.simulated_layers > 0,
+        "simulated_layers": measurements.simulated_layers,
+        "products": measurements.products,
+        "samples": {
+            "prefill_nanos": speed.prefill.samples_nanos,
+            "decode_nanos": speed.decode.samples_nanos,
+            "reference_prefill_nanos": speed.prefill.reference_nanos,
+            "reference_decode_nanos": speed.decode.reference_nanos,
+        },
+        "conditions": measurements.conditions,
+        "cautions": ran.cautions.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+fn phase_json(phase: &PhaseSpeed) -> Value {
+    json!({
+        "tokens_per_second": { "median": phase.tokens_per_second.value, "ci95": phase.tokens_per_second.ci95 },
+        "latency_secs": {
+            "median": phase.latency_secs.value,
+            "ci95": phase.latency_secs.ci95,
+            "p50": phase.p50_secs,
+            "p90": phase.p90_secs,
+            "p99": phase.p99_secs,
+        },
+        "ratio_to_reference": phase.ratio.map(|ratio| json!({
+            "value": ratio.value,
+            "ci95": ratio.ci95,
+            "resolved": ratio.is_resolved(),
+        })),
+    })
+}
+
+fn as_text(ran: &Ran, measurements: &Measurements, speed: &Speed) -> String {
+    let peak = measurements.memory.peak_rss_bytes.map_or_else(|| "not readable".to_owned(), units::bytes);
+    let products: Vec<String> =
+        measurements.products.iter().map(|(product, layers)| format!("{product} ({layers} layers)")).collect();
+    let lines = [
+        ("recipe", ran.recipe.name.clone()),
+        ("prefill", phase_text(&speed.prefill, speed.prompt_tokens, "prompt")),
+        ("decode", phase_text(&speed.decode, speed.decode_tokens, "token")),
+        (
+            "weights",
+            format!(
+                "{}, {} bits a weight",
+                units::bytes(measurements.memory.weight_bytes),
+                units::significant(measurements.bits_per_weight, 4)
+            ),
+        ),
+        ("peak memory", peak),
+        ("what ran", products.join(", ")),
+    ];
+    lines.map(|(name, value)| format!("{name:<11} {value}")).join("\n")
+}
+
+fn phase_text(phase: &PhaseSpeed, tokens: u32, unit: &str) -> String {
+    let rate = units::interval(phase.tokens_per_second.value, phase.tokens_per_second.ci95);
+    let mut text = format!("{rate} tokens/s, {} a {unit} ({tokens} tokens", units::duration(phase.latency_secs.value));
+    text.extend(phase.ratio.map(|ratio| {
+        let verdict = if ratio.is_resolved() { "" } else { ", not resolved" };
+        format!("; {} the reference{verdict}", units::ratio(ratio.value))
+    }));
+    text.push(')');
+    text
+}

@@ -1,0 +1,93 @@
+//! What commands are given: models, recipes, devices, studies.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use crossbeam_channel::bounded;
+
+use crate::checkpoint::{self, Checkpoint};
+use crate::cli::out::quoted;
+use crate::device::{DeviceInfo, DeviceSpec};
+use crate::model::ModelGraph;
+use crate::recipe::{Recipe, presets};
+use crate::session;
+use crate::study::{Study, journal};
+use crate::telemetry::Telemetry;
+
+/// Opens the model at `path`: headers only.
+pub(super) fn model(path: &Path) -> anyhow::Result<Checkpoint> {
+    Ok(checkpoint::open(&checkpoint::detect(path)?)?)
+}
+
+/// The recipe that `text` names: `none`, a shipped recipe, or a file relative to `folder`.
+pub(super) fn recipe(text: &str, folder: &Path) -> anyhow::Result<Recipe> {
+    if text == "none" {
+        return Ok(Recipe::reference());
+    }
+    if let Some(preset) = presets().iter().find(|preset| preset.id == text) {
+        return Ok(preset.recipe());
+    }
+    let path = folder.join(text);
+    let toml = std::fs::read_to_string(&path).with_context(|| {
+        let names: Vec<&str> = presets().iter().map(|preset| preset.id).collect();
+        format!("read the recipe {} (shipped ones are none, {})", quoted(&path), names.join(", "))
+    })?;
+    let mut recipe = Recipe::from_toml(&toml).with_context(|| quoted(&path))?;
+    if recipe.name.is_empty() {
+        recipe.name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    }
+    Ok(recipe)
+}
+
+/// How long the first reading of the sensors may take.
+const FIRST_READING: Duration = Duration::from_secs(5);
+
+/// Every device of this machine.
+pub(super) fn devices() -> Vec<DeviceInfo> {
+    let (read, first) = bounded(1);
+    let telemetry = Telemetry::start(Some(Arc::new(move || read.try_send(()).unwrap_or_default())));
+    if first.recv_timeout(FIRST_READING).is_err() {
+        log::warn!("the sensors gave no reading: memory and GPUs are not known");
+    }
+    session::devices(&telemetry.snapshot())
+}
+
+/// The description of `spec`, which must be a device that trials can run on now.
+pub(super) fn device(spec: DeviceSpec) -> anyhow::Result<DeviceInfo> {
+    let same_kind = |info: &DeviceInfo| match (info.spec, spec) {
+        (DeviceSpec::Cpu { .. }, DeviceSpec::Cpu { .. }) => true,
+        (known, wanted) => known == wanted,
+    };
+    let Some(info) = devices().into_iter().find(same_kind) else {
+        bail!("{} is not a device of this machine; `trimtab devices` lists them", spec.label());
+    };
+    if let Some(reason) = &info.unavailable {
+        bail!("{} cannot run trials now: {reason}", spec.label());
+    }
+    Ok(DeviceInfo { spec, ..info })
+}
+
+/// The processor with so many threads; one a core when absent.
+pub(super) fn cpu(threads: Option<u16>) -> DeviceSpec {
+    threads.map_or_else(DeviceSpec::all_cores, |threads| DeviceSpec::Cpu { threads })
+}
+
+/// Fails with every problem that the recipe has on this model and device.
+pub(super) fn check(recipe: &Recipe, graph: &ModelGraph, device: &DeviceInfo) -> anyhow::Result<()> {
+    if let Err(issues) = recipe.resolve(graph, device) {
+        let lines: Vec<String> = issues.iter().map(|issue| format!("  {issue}")).collect();
+        bail!("the recipe {:?} cannot run on {}:\n{}", recipe.name, graph.name, lines.join("\n"));
+    }
+    Ok(())
+}
+
+/// Reads a study without changing it; the words are damage that was found.
+pub(super) fn study(path: &Path) -> anyhow::Result<(Study, Vec<String>)> {
+    let (study, damage) = journal::read_study(path)?;
+    if study.header.is_none() {
+        bail!("read the study: no intact first record: {}", quoted(path));
+    }
+    Ok((study, damage))
+}

@@ -1,0 +1,112 @@
+//! How far the work is, on standard error: a bar on a terminal, a line now and then elsewhere.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::out::say;
+use crate::study::{Phase, StudyEvent};
+use crate::units;
+
+/// Between two lines where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The progress of a command.
+pub(super) struct Progress {
+    bar: Option<ProgressBar>,
+    began: Instant,
+    last_line: Instant,
+    /// Trials ended and planned.
+    trials: (u32, u32),
+    /// How far the running trial is.
+    step: Option<(Phase, u32, u32)>,
+}
+
+impl Progress {
+    /// Progress over so many trials.
+    pub(super) fn over_trials(total: u32) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:24} {wide_msg}").expect("the template is right");
+            let bar = ProgressBar::new(u64::from(total) * STEPS).with_style(style);
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        });
+        let now = Instant::now();
+        Self { bar, began: now, last_line: now, trials: (0, total.max(1)), step: None }
+    }
+
+    /// Takes in an event and shows what it changed.
+    pub(super) fn observe(&mut self, event: &StudyEvent) {
+        match event {
+            StudyEvent::TrialStarted { .. } => self.step = None,
+            StudyEvent::Progress { phase, done, total, .. } => self.step = Some((*phase, *done, *total)),
+            StudyEvent::TrialFinished { .. } => {
+                self.trials.0 += 1;
+                self.trials.1 = self.trials.1.max(self.trials.0);
+                self.step = None;
+            }
+            _ => return,
+        }
+        let text = self.text();
+        if let Some(bar) = &self.bar {
+            let inside = self.step.map_or(0, |(_, done, total)| u64::from(done) * STEPS / u64::from(total.max(1)));
+            bar.set_position(u64::from(self.trials.0) * STEPS + inside.min(STEPS));
+            bar.set_message(text);
+        } else if self.last_line.elapsed() >= LINE_INTERVAL {
+            self.last_line = Instant::now();
+            say(&text);
+        }
+    }
+
+    /// Writes a line of words without breaking the bar.
+    pub(super) fn say(&self, words: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say(words)),
+            None => say(words),
+        }
+    }
+
+    /// Takes the bar away.
+    pub(super) fn finish(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn text(&self) -> String {
+        let (done, total) = self.trials;
+        let mut parts = Vec::new();
+        if total > 1 {
+            parts.push(format!("trial {} of {total}", (done + 1).min(total)));
+        }
+        parts.extend(self.step.map(|(phase, done, total)| format!("{} {done} of {total}", phase_name(phase))));
+        parts.extend(self.secs_left().map(|secs| format!("{} left", units::duration(secs))));
+        parts.join(", ")
+    }
+
+    /// From the trials that ended, or within the only trial from its present step.
+    fn secs_left(&self) -> Option<f64> {
+        let elapsed = self.began.elapsed().as_secs_f64();
+        let (done, total) = self.trials;
+        if done == 0 || done >= total {
+            return None;
+        }
+        Some(elapsed / f64::from(done) * f64::from(total - done))
+    }
+}
+
+/// Resolution of the bar within a trial.
+const STEPS: u64 = 100;
+
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Load => "reading tensors",
+        Phase::Compress => "compressing layers",
+        Phase::Reference => "scoring the reference",
+        Phase::Quality => "scoring windows",
+        Phase::Prefill => "timing the prompt",
+        Phase::Decode => "timing tokens",
+        Phase::Sample => "sampling text",
+    }
+}

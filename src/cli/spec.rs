@@ -1,0 +1,229 @@
+//! The file that `trimtab sweep` reads: a [`StudySpec`] with paths relative to the file and recipes by name.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+
+use crate::checkpoint;
+use crate::cli::open;
+use crate::cli::out::quoted;
+use crate::device::DeviceSpec;
+use crate::recipe::Recipe;
+use crate::study::{Axis, Budget, Limits, StrategySpec, StudySpec, Workload};
+
+/// The version of the schema that this program reads.
+const FORMAT_VERSION: u32 = 1;
+
+/// The file as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SpecFile {
+    format_version: u32,
+    name: String,
+    model: PathBuf,
+    #[serde(default = "cpu")]
+    device: String,
+    workload: Workload,
+    strategy: StrategyFile,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    budget: Budget,
+    #[serde(default)]
+    seed: u64,
+}
+
+fn cpu() -> String {
+    "cpu".to_owned()
+}
+
+/// [`StrategySpec`] with recipes by name.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+enum StrategyFile {
+    List {
+        recipes: Vec<RecipeRef>,
+    },
+    Grid {
+        #[serde(default)]
+        base: RecipeRef,
+        axes: Vec<Axis>,
+    },
+    Progressive {
+        #[serde(default)]
+        base: RecipeRef,
+        rungs: Vec<Axis>,
+    },
+}
+
+/// A recipe by name or in place.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a recipe is `none`, a shipped name, a file, or a table with format_version = 1")]
+enum RecipeRef {
+    Named(String),
+    Table(Recipe),
+}
+
+impl Default for RecipeRef {
+    fn default() -> Self {
+        Self::Named("none".to_owned())
+    }
+}
+
+impl RecipeRef {
+    fn recipe(self, folder: &Path) -> anyhow::Result<Recipe> {
+        match self {
+            Self::Named(name) => open::recipe(&name, folder),
+            Self::Table(recipe) => Ok(recipe),
+        }
+    }
+}
+
+/// Reads a file of this schema.
+///
+/// # Errors
+/// With line and column where the text is not the schema; with the path of what it names and is not there.
+pub(super) fn read(path: &Path) -> anyhow::Result<StudySpec> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", quoted(path)))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    parse(&text, folder).with_context(|| format!("read {}", quoted(path)))
+}
+
+fn parse(text: &str, folder: &Path) -> anyhow::Result<StudySpec> {
+    #[derive(Deserialize)]
+    struct Version {
+        format_version: Option<u32>,
+    }
+    // A newer file may have fields that this version does not know: its version is the better message.
+    if let Ok(Version { format_version: Some(found) }) = toml::from_str(text)
+        && found > FORMAT_VERSION
+    {
+        bail!("format_version {found} is newer than {FORMAT_VERSION}; update Trimtab to use it");
+    }
+    let file: SpecFile = toml::from_str(text)?;
+    if file.format_version != FORMAT_VERSION {
+        bail!("format_version {} is not {FORMAT_VERSION}", file.format_version);
+    }
+    let mut workload = file.workload;
+    if let Some(quality) = &mut workload.quality {
+        quality.data = settled(&folder.join(&quality.data)).context("workload.quality.data")?;
+    }
+    Ok(StudySpec {
+        name: file.name,
+        model: settled(&folder.join(file.model)).and_then(|path| Ok(checkpoint::detect(&path)?)).context("model")?,
+        device: device(&file.device)?,
+        workload,
+        strategy: strategy(file.strategy, folder)?,
+        limits: file.limits,
+        budget: file.budget,
+        seed: file.seed,
+    })
+}
+
+/// The path of a file or folder that exists, in the one spelling that every run records: absolute, without links and
+/// detours on the way. The last name stays, as it may say what the file is.
+fn settled(path: &Path) -> anyhow::Result<PathBuf> {
+    let settle = || {
+        std::fs::metadata(path)?;
+        let Some(name) = path.file_name() else { return path.canonicalize() };
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok(parent.canonicalize()?.join(name))
+    };
+    settle().with_context(|| quoted(path))
+}
+
+/// `cpu`, or `cpu:2` for two threads.
+fn device(text: &str) -> anyhow::Result<DeviceSpec> {
+    if text == "cpu" {
+        return Ok(open::cpu(None));
+    }
+    let threads = text.strip_prefix("cpu:").and_then(|threads| threads.parse::<u16>().ok()).filter(|n| *n > 0);
+    let Some(threads) = threads else { bail!("device {text:?} is neither \"cpu\" nor \"cpu:THREADS\"") };
+    Ok(open::cpu(Some(threads)))
+}
+
+fn strategy(file: StrategyFile, folder: &Path) -> anyhow::Result<StrategySpec> {
+    Ok(match file {
+        StrategyFile::List { recipes } => {
+            let recipes: anyhow::Result<Vec<Recipe>> =
+                recipes.into_iter().map(|recipe| recipe.recipe(folder)).collect();
+            StrategySpec::List { recipes: recipes? }
+        }
+        StrategyFile::Grid { base, axes } => StrategySpec::Grid { base: base.recipe(folder)?, axes },
+        StrategyFile::Progressive { base, rungs } => StrategySpec::Progressive { base: base.recipe(folder)?, rungs },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(strategy: &str) -> String {
+        let manifest = env!("CARGO_MANIFEST_DIR");
+        format!(
+            "format_version = 1\nname = \"s\"\nmodel = {:?}\ndevice = \"cpu:2\"\nseed = 3\n[workload.speed]\n\
+             prompt = 8\ndecode = 4\nrepetitions = 2\n[limits]\nmax_kl = 0.1\n{strategy}",
+            format!("{manifest}/assets/demo/stories15M")
+        )
+    }
+
+    #[test]
+    fn strategies_name_recipes_or_hold_them() {
+        let cases = [
+            ("[strategy]\nkind = \"list\"\nrecipes = [\"q8_0\", \"none\", { format_version = 1, name = \"mine\" }]", 3),
+            ("[strategy]\nkind = \"list\"\nrecipes = []", 0),
+        ];
+        for (strategy, n) in cases {
+            let spec = parse(&spec(strategy), Path::new("")).unwrap();
+            let StrategySpec::List { recipes } = spec.strategy else { panic!("a list") };
+            assert_eq!(recipes.len(), n);
+            assert_eq!(spec.device, DeviceSpec::Cpu { threads: 2 });
+        }
+        let grid = "[strategy]\nkind = \"grid\"\n[[strategy.axes]]\ntarget = { role = \"down_proj\" }\n\
+                    settings = [{ weights = \"q8_0\" }, { weights = \"q4_0\" }]";
+        let StrategySpec::Grid { base, axes } = parse(&spec(grid), Path::new("")).unwrap().strategy else {
+            panic!("a grid")
+        };
+        assert_eq!((base, axes[0].settings.len()), (Recipe::reference(), 2));
+    }
+
+    #[test]
+    fn every_spelling_of_a_path_is_recorded_alike() {
+        let list = "[workload.quality]\ndata = \"text.jsonl\"\nprotocol = \"gptq\"\ncontext = 8\n\
+                    [strategy]\nkind = \"list\"\nrecipes = []";
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("a")).unwrap();
+        std::fs::write(root.join("a/text.jsonl"), "").unwrap();
+        std::os::unix::fs::symlink(root.join("a"), root.join("link")).unwrap();
+        std::os::unix::fs::symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets"), root.join("assets")).unwrap();
+        let model = format!("{}/assets/demo/stories15M", root.display());
+        let text = spec(list).replace(&format!("{}/assets/demo/stories15M", env!("CARGO_MANIFEST_DIR")), &model);
+        let expected = parse(&text, &root.join("a")).unwrap();
+        assert_eq!(expected.workload.quality.as_ref().unwrap().data, root.join("a/text.jsonl"));
+        for (folder, model) in [("link", "../assets/demo/stories15M/"), ("a/.", "../a/../assets/demo/./stories15M")] {
+            let text = text.replace(&format!("{}/assets/demo/stories15M", root.display()), model);
+            assert_eq!(parse(&text, &root.join(folder)).unwrap(), expected, "{folder} {model}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let list = "[strategy]\nkind = \"list\"\nrecipes = []";
+        let cases = [
+            (spec(list).replace("version = 1", "version = 9"), "format_version 9 is newer"),
+            (spec(list).replace("version = 1", "version = 0"), "format_version 0 is not 1"),
+            (spec(list).replace("cpu:2", "gpu"), "device \"gpu\""),
+            (spec(list).replace("stories15M", "absent"), "model"),
+            (spec(list).replace("seed", "sede"), "sede"),
+            (spec("[strategy]\nkind = \"list\"\nrecipes = [\"absent.toml\"]"), "absent.toml"),
+            (spec("[strategy]\nkind = \"list\"\nrecipes = [3]"), "a recipe is `none`"),
+            (spec("[strategy]\nkind = \"guess\""), "guess"),
+        ];
+        for (text, expected) in cases {
+            let message = format!("{:#}", parse(&text, Path::new("")).unwrap_err());
+            assert!(message.contains(expected), "{expected}: {message}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+use std::io;
+
+use super::*;
+use crate::export::Existing;
+use crate::export::atomic::{Kind, Staging};
+
+/// A disk with room for so many bytes.
+struct Disk(usize);
+
+impl Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0 == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let taken = bytes.len().min(self.0);
+        self.0 -= taken;
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn demo() -> Checkpoint {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo/stories15M");
+    checkpoint::open(&ModelSource::Safetensors { dir }).unwrap()
+}
+
+#[test]
+fn a_full_disk_is_an_error_wherever_it_is_full() {
+    let source = demo();
+    let settings = vec![LayerSettings::default(); source.graph().layers.len()];
+    let layout = Layout {
+        name: &|canonical| Some(canonical.to_owned()),
+        layer_format: &|_, stored| stored,
+        vector_format: &|stored| stored,
+    };
+    let tensors = layout.tensors(&source, &settings).unwrap();
+    let total: u64 = tensors.iter().map(|tensor| tensor.len).sum();
+    assert_eq!(total, source.graph().stored_bytes());
+    let write = |room: usize| {
+        let mut progress = |_, _| ControlFlow::Continue(());
+        let progress: Progress<'_> = &mut progress;
+        let mut job = Job { source: &source, settings: &settings, rope_order: RopeOrder::Halves, progress };
+        job.write(&mut Disk(room), Path::new("out"), &tensors, 1)
+    };
+    for room in [0, 1, 18_432_000, total as usize - 1] {
+        let error = write(room).unwrap_err();
+        assert!(matches!(error, ExportError::Io { action: "write", .. }), "{room}: {error}");
+    }
+    assert_eq!(write(total as usize).unwrap().len(), tensors.len());
+}
+
+#[test]
+fn an_unfinished_sibling_is_removed_and_a_lack_of_room_is_seen_before() {
+    let source = demo();
+    let root = tempfile::tempdir().unwrap();
+    let entries = || std::fs::read_dir(root.path()).unwrap().count();
+    for kind in [Kind::File, Kind::Folder(&[])] {
+        let target = root.path().join("out");
+        let staging = Staging::create(&target, kind, Existing::Refuse, &source, 1000).unwrap();
+        if kind != Kind::File {
+            std::fs::write(staging.path().join("half"), [7; 100]).unwrap();
+        }
+        assert_eq!(entries(), 1);
+        drop(staging);
+        assert_eq!(entries(), 0);
+        let error = Staging::create(&target, kind, Existing::Refuse, &source, u64::MAX).unwrap_err();
+        assert!(matches!(error, ExportError::Space { .. }), "{error}");
+        assert_eq!(entries(), 0);
+    }
+}

@@ -1,0 +1,13 @@
+//! argv → window, command or worker; exit code; nothing else.
+
+use std::process::ExitCode;
+
+use trimtab::worker::serve::serve;
+use trimtab::worker::trial::TrialExecutor;
+
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|command| command == "worker") {
+        return serve(|source, threads| Ok(Box::new(TrialExecutor::new(source, threads))));
+    }
+    trimtab::cli::run(std::env::args_os())
+}

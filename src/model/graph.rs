@@ -1,0 +1,187 @@
+//! The graph of linear layers.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{LlamaConfig, StoredFormat};
+
+/// The module path of a layer as the checkpoint's Hugging Face layout names it, without `.weight`:
+/// `model.layers.3.mlp.down_proj`. The key of a layer on disk and between processes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LayerPath(pub String);
+
+impl LayerPath {
+    /// The text of the path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LayerPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<&str> for LayerPath {
+    fn from(path: &str) -> Self {
+        Self(path.to_owned())
+    }
+}
+
+/// What a linear layer does in its block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are Hugging Face's module names")]
+pub enum LayerRole {
+    #[serde(alias = "embed_tokens")]
+    Embedding,
+    QProj,
+    KProj,
+    VProj,
+    OProj,
+    GateProj,
+    UpProj,
+    DownProj,
+    #[serde(alias = "lm_head")]
+    Head,
+}
+
+impl LayerRole {
+    /// Every role, in the order of execution.
+    pub const ALL: [Self; 9] = [
+        Self::Embedding,
+        Self::QProj,
+        Self::KProj,
+        Self::VProj,
+        Self::OProj,
+        Self::GateProj,
+        Self::UpProj,
+        Self::DownProj,
+        Self::Head,
+    ];
+
+    /// The name in recipes: `down_proj`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Embedding => "embedding",
+            Self::QProj => "q_proj",
+            Self::KProj => "k_proj",
+            Self::VProj => "v_proj",
+            Self::OProj => "o_proj",
+            Self::GateProj => "gate_proj",
+            Self::UpProj => "up_proj",
+            Self::DownProj => "down_proj",
+            Self::Head => "head",
+        }
+    }
+}
+
+/// A linear layer (or the embedding, which is one read by rows).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// Its key.
+    pub path: LayerPath,
+    /// Its block, counted from 0; `None` for embedding and head.
+    pub block: Option<u16>,
+    /// What it does.
+    pub role: LayerRole,
+    /// (`out_features`, `in_features`).
+    pub shape: [usize; 2],
+    /// How its weights lie in the file.
+    pub stored: StoredFormat,
+    /// Elements of its bias; 0 without one.
+    pub bias_len: usize,
+}
+
+impl Layer {
+    /// Weights without bias.
+    pub fn n_weights(&self) -> u64 {
+        self.shape[0] as u64 * self.shape[1] as u64
+    }
+
+    /// The last component of the path: `down_proj`.
+    pub fn short_name(&self) -> &str {
+        self.path.0.rsplit('.').next().unwrap_or(&self.path.0)
+    }
+}
+
+/// Identity of a model's contents: the first 16 bytes of BLAKE3 over configuration, manifest and tensor bytes, in hex.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(pub String);
+
+/// A family and its configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelFamily {
+    /// `LlamaForCausalLM` and those that share its forward pass (Mistral without sliding window, `SmolLM2`, `TinyLlama`).
+    Llama(LlamaConfig),
+}
+
+impl ModelFamily {
+    /// Short name for people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Llama(_) => "Llama",
+        }
+    }
+
+    /// Number of blocks.
+    pub fn n_blocks(&self) -> usize {
+        match self {
+            Self::Llama(config) => config.n_blocks,
+        }
+    }
+
+    /// Longest context, in tokens.
+    pub fn max_context(&self) -> usize {
+        match self {
+            Self::Llama(config) => config.max_context,
+        }
+    }
+}
+
+/// The linear layers of one checkpoint, in the order of execution.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelGraph {
+    /// Name for people, from the file or folder.
+    pub name: String,
+    /// Identity of the contents.
+    pub fingerprint: Fingerprint,
+    /// Family and configuration.
+    pub family: ModelFamily,
+    /// Embedding, then the layers of each block, then the head. A tied head is not listed: its weights are the embedding's.
+    pub layers: Vec<Layer>,
+    /// Bytes in the file of everything that is not in `layers` (norms, biases, rotary tables).
+    pub other_bytes: u64,
+    /// Elements behind `other_bytes`.
+    pub other_weights: u64,
+}
+
+impl ModelGraph {
+    /// The layer with this path.
+    pub fn layer(&self, path: &LayerPath) -> Option<&Layer> {
+        self.layers.iter().find(|layer| &layer.path == path)
+    }
+
+    /// Parameters of the whole model; tied weights count once.
+    pub fn n_parameters(&self) -> u64 {
+        self.layers.iter().map(Layer::n_weights).sum::<u64>() + self.other_weights
+    }
+
+    /// Bytes of the tensors as stored.
+    pub fn stored_bytes(&self) -> u64 {
+        let layers: u64 = self.layers.iter().map(stored_layer_bytes).sum();
+        layers + self.other_bytes
+    }
+}
+
+/// Bytes of a layer's weights in its file. The reader has checked that rows are whole blocks.
+pub(crate) fn stored_layer_bytes(layer: &Layer) -> u64 {
+    let [rows, row_len] = layer.shape;
+    let bytes = layer.stored.tensor_bytes(rows as u128, row_len as u128);
+    bytes.and_then(|bytes| u64::try_from(bytes).ok()).expect("a listed layer was checked against its file")
+}

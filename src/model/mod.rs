@@ -1,0 +1,18 @@
+//! What a checkpoint contains: its family, its configuration and its linear layers with their roles.
+//!
+//! Pure vocabulary: no weights, no I/O, nothing here can touch a device. Imports `units` only.
+//!
+//! **Invariants.** A [`ModelGraph`] lists every linear layer once, in the order of execution; a layer is known to files
+//! and processes by its [`LayerPath`], never by its index.
+
+#[cfg(test)]
+pub(crate) mod fixtures;
+mod format;
+mod graph;
+mod llama;
+mod source;
+
+pub use format::{GgmlType, StoredFormat};
+pub use graph::{Fingerprint, Layer, LayerPath, LayerRole, ModelFamily, ModelGraph};
+pub use llama::{HiddenAct, LlamaConfig, RopeOrder, RopeScaling};
+pub use source::ModelSource;

@@ -1,0 +1,41 @@
+//! Where a model lies on disk.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// A checkpoint on disk, by its layout.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelSource {
+    /// A Hugging Face folder with `config.json` and safetensors.
+    Safetensors {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// One GGUF file.
+    Gguf {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+impl ModelSource {
+    /// The folder or file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Safetensors { dir } => dir,
+            Self::Gguf { file } => file,
+        }
+    }
+
+    /// The last component of the path without `.gguf`, lossy where it is not UTF-8: for display only.
+    pub fn name(&self) -> String {
+        let path = self.path();
+        let name = match self {
+            Self::Safetensors { .. } => path.file_name(),
+            Self::Gguf { .. } => path.file_stem(),
+        };
+        name.map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+    }
+}

@@ -1,0 +1,43 @@
+//! Forward passes over packed layers, one file per family.
+//!
+//! May import `kernels`, `compress`, `recipe`, `model` and `units`; tensors and products are candle's. No I/O.
+//!
+//! **Invariants.** A layer's product is reached through [`Linear`] alone: other kernels replace it without touching the
+//! families. A forward pass can be entered at any block boundary, and every input of a linear layer can be observed.
+
+mod cache;
+mod linear;
+mod llama;
+mod rotary;
+
+pub use cache::KvCache;
+pub use linear::{Linear, ProductPath, with_values};
+pub use llama::{Llama, LlamaParts, Observer};
+pub use rotary::Rotary;
+
+/// A forward pass that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum NnError {
+    /// candle refused.
+    #[error("run the forward pass: {0}")]
+    Candle(#[from] candle_core::Error),
+    /// More tokens than the model's or cache's context.
+    #[error("run the forward pass: {needed} tokens do not fit a context of {context}")]
+    Context {
+        /// Tokens in all.
+        needed: usize,
+        /// Tokens that fit.
+        context: usize,
+    },
+    /// A token that the embedding does not have.
+    #[error("run the forward pass: token {token} is not below the vocabulary of {vocab_size}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// A part of the model is missing.
+    #[error("build the model: {0} is missing")]
+    Missing(String),
+}

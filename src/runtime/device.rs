@@ -1,0 +1,17 @@
+//! The one place that opens a device.
+
+use candle_core::Device;
+
+use crate::device::DeviceSpec;
+use crate::runtime::RuntimeError;
+
+/// Opens the device that `spec` describes.
+pub(super) fn open(spec: DeviceSpec) -> Result<Device, RuntimeError> {
+    match spec {
+        // The thread count is read by the products' pools from the environment that the host sets for the worker.
+        DeviceSpec::Cpu { .. } => Ok(Device::Cpu),
+        DeviceSpec::Cuda { .. } => {
+            Err(RuntimeError::Device { device: spec.label(), reason: "this build has no CUDA worker; choose the CPU" })
+        }
+    }
+}

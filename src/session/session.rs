@@ -1,0 +1,293 @@
+//! The state that both front ends share.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use log::Level;
+
+use crate::device::{DeviceInfo, DeviceSpec};
+use crate::model::ModelSource;
+use crate::session::handle::{DriverHandle, Record, Update};
+use crate::session::model::open_model;
+use crate::session::run::{Run, RunStatus};
+use crate::session::{ModelState, OpenModel, StartError, devices, paths};
+use crate::study::{Study, StudyHeader, StudySpec, journal};
+use crate::telemetry::{Telemetry, TelemetrySnapshot};
+use crate::worker::Runner;
+use crate::worker::host::{WorkerConfig, WorkerHandle};
+
+/// Called from any thread when [`Session::poll`] has something to take in. Must not block.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// GUI-free application state.
+pub struct Session {
+    wake: Wake,
+    studies_dir: Option<PathBuf>,
+    model: ModelState,
+    study: Study,
+    journal: Option<PathBuf>,
+    running: Option<(DriverHandle, Run)>,
+    tasks: (Sender<TaskResult>, Receiver<TaskResult>),
+    telemetry: Telemetry,
+    devices: Vec<DeviceInfo>,
+    notices: Vec<(Level, String)>,
+}
+
+/// What a thread of its own found out.
+enum TaskResult {
+    Opened(ModelSource, Result<Arc<OpenModel>, String>),
+    Replayed(PathBuf, Result<(Box<Study>, Vec<String>), String>),
+}
+
+impl Session {
+    /// A session without model and study. `wake` is called when there is something to poll.
+    pub fn new(wake: Wake) -> Self {
+        let telemetry = Telemetry::start(Some(Arc::clone(&wake)));
+        let devices = devices(&telemetry.snapshot());
+        Self {
+            wake,
+            studies_dir: paths::studies_dir(),
+            model: ModelState::Closed,
+            study: Study::default(),
+            journal: None,
+            running: None,
+            tasks: bounded(16),
+            telemetry,
+            devices,
+            notices: Vec::new(),
+        }
+    }
+
+    /// The same session with new studies recorded in `dir`.
+    #[must_use]
+    pub fn with_studies_dir(self, dir: PathBuf) -> Self {
+        Self { studies_dir: Some(dir), ..self }
+    }
+
+    /// Begins to open a model on a thread of its own.
+    pub fn open(&mut self, source: ModelSource) {
+        self.model = ModelState::Opening(source.clone());
+        self.task("task-open", move || TaskResult::Opened(source.clone(), open_model(source).map(Arc::new)));
+    }
+
+    /// How the model stands.
+    pub fn model(&self) -> &ModelState {
+        &self.model
+    }
+
+    /// Takes in what happened since the last call, for at most `budget`. Returns whether anything did, and whether more
+    /// is waiting.
+    pub fn poll(&mut self, budget: Duration) -> (bool, bool) {
+        let began = Instant::now();
+        let mut any = self.refresh_devices();
+        loop {
+            if let Ok(result) = self.tasks.1.try_recv() {
+                self.take_task(result);
+            } else if let Some(update) = self.running.as_ref().and_then(|(driver, _)| driver.try_next()) {
+                self.take_update(update);
+            } else {
+                return (any, false);
+            }
+            any = true;
+            if began.elapsed() >= budget {
+                let waits = self.running.as_ref().is_some_and(|(driver, _)| driver.has_next());
+                return (any, waits || !self.tasks.1.is_empty());
+            }
+        }
+    }
+
+    /// The study as its events tell it.
+    pub fn study(&self) -> &Study {
+        &self.study
+    }
+
+    /// The journal of the study shown, if it has one.
+    pub fn journal(&self) -> Option<&Path> {
+        self.journal.as_deref()
+    }
+
+    /// Starts a study in a new journal of the session's folder, or goes on with the journal given.
+    ///
+    /// What goes wrong with the journal later becomes a notice.
+    ///
+    /// # Errors
+    /// [`StartError`] says what to do next.
+    pub fn start(&mut self, spec: StudySpec, resume: Option<PathBuf>) -> Result<(), StartError> {
+        let config = WorkerConfig::new(spec.model.clone(), spec.device).map_err(StartError::Thread)?;
+        self.start_with(spec, resume, Box::new(WorkerHandle::new(config)))
+    }
+
+    /// As [`Self::start`], with another runner than a worker process.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        &mut self,
+        spec: StudySpec,
+        resume: Option<PathBuf>,
+        runner: Box<dyn Runner>,
+    ) -> Result<(), StartError> {
+        if self.running.is_some() {
+            return Err(StartError::Busy);
+        }
+        let ModelState::Open(model) = &self.model else { return Err(StartError::NoModel) };
+        if model.source != spec.model {
+            let (wanted, open) = (spec.model.name(), model.source.name());
+            return Err(StartError::Mismatch(format!(
+                "it is of the model {wanted:?}, but {open:?} is open; open it first"
+            )));
+        }
+        let header = StudyHeader {
+            app_version: env!("CARGO_PKG_VERSION").to_owned(),
+            graph: model.graph.clone(),
+            device: self.describe(spec.device),
+            created_unix_secs: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            data_hash: None,
+            spec,
+        };
+        if resume.is_none() {
+            // The study shown before it must not be counted as this one's.
+            self.show(Study::default(), None);
+        }
+        let record = resume.map_or_else(|| Record::New(self.studies_dir.clone()), Record::Resume);
+        let run = Run::new(&header.spec);
+        let driver = DriverHandle::start(header, record, runner, Arc::clone(&self.wake))?;
+        self.running = Some((driver, run));
+        Ok(())
+    }
+
+    /// Shows a recorded study, read only. Its model is not opened.
+    pub fn replay(&mut self, journal: PathBuf) {
+        if self.running.is_some() {
+            self.notice(Level::Warn, "stop the running study before you open another one".to_owned());
+            return;
+        }
+        self.task("task-replay", move || {
+            let read = journal::read_study(&journal);
+            let result = read.map(|(study, damage)| (Box::new(study), damage)).map_err(|error| error.to_string());
+            TaskResult::Replayed(journal, result)
+        });
+    }
+
+    /// How far the running study is; `None` when none runs.
+    pub fn status(&self) -> Option<RunStatus> {
+        let (driver, run) = self.running.as_ref()?;
+        Some(run.status(&self.study, driver))
+    }
+
+    /// Starts no new trial until it is called with `false`.
+    pub fn pause(&self, paused: bool) {
+        if let Some((driver, _)) = &self.running {
+            driver.pause(paused);
+        }
+    }
+
+    /// Ends the running trial and the study; what is finished stays.
+    pub fn stop(&self) {
+        if let Some((driver, _)) = &self.running {
+            driver.stop();
+        }
+    }
+
+    /// The devices of this machine.
+    pub fn devices(&self) -> &[DeviceInfo] {
+        &self.devices
+    }
+
+    /// The newest readings of the host and its GPUs.
+    pub fn telemetry(&self) -> Arc<TelemetrySnapshot> {
+        self.telemetry.snapshot()
+    }
+
+    /// What the user should know, in order: taken out by this call.
+    pub fn take_notices(&mut self) -> Vec<(Level, String)> {
+        std::mem::take(&mut self.notices)
+    }
+
+    fn task(&mut self, name: &str, work: impl FnOnce() -> TaskResult + Send + 'static) {
+        let (results, wake) = (self.tasks.0.clone(), Arc::clone(&self.wake));
+        let body = move || {
+            // Fails only when the session is gone.
+            if results.send(work()).is_ok() {
+                wake();
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(body) {
+            self.notice(Level::Error, format!("start the thread {name:?}: {error}"));
+        }
+    }
+
+    fn take_task(&mut self, result: TaskResult) {
+        match result {
+            // The user has asked for another one since.
+            TaskResult::Opened(source, _) if !matches!(&self.model, ModelState::Opening(wanted) if *wanted == source) =>
+                {}
+            TaskResult::Opened(_, Ok(model)) => self.model = ModelState::Open(model),
+            TaskResult::Opened(source, Err(message)) => {
+                self.notice(Level::Error, message.clone());
+                self.model = ModelState::Refused { source, message };
+            }
+            TaskResult::Replayed(..) if self.running.is_some() => {}
+            TaskResult::Replayed(path, Ok((study, damage))) => {
+                for line in damage {
+                    self.notice(Level::Warn, line);
+                }
+                self.show(*study, Some(path));
+            }
+            TaskResult::Replayed(_, Err(message)) => self.notice(Level::Error, message),
+        }
+    }
+
+    fn take_update(&mut self, update: Update) {
+        match update {
+            Update::Began { study, journal } => {
+                if let Some((_, run)) = &mut self.running {
+                    run.begin(&study);
+                }
+                self.show(*study, journal);
+            }
+            Update::Event(event) => {
+                if let Some((_, run)) = &mut self.running {
+                    run.apply(&event);
+                }
+                self.study.apply(&event);
+            }
+            Update::Notice(level, text) => self.notice(level, text),
+            Update::Over => self.running = None,
+        }
+    }
+
+    /// Generations go on, so that no cache of the study before it fits.
+    fn show(&mut self, study: Study, journal: Option<PathBuf>) {
+        let generation = self.study.generation + study.generation + 1;
+        self.study = Study { generation, ..study };
+        self.journal = journal;
+    }
+
+    fn notice(&mut self, level: Level, text: String) {
+        self.notices.push((level, text));
+    }
+
+    fn describe(&self, spec: DeviceSpec) -> DeviceInfo {
+        let is_same = |info: &&DeviceInfo| match (info.spec, spec) {
+            (DeviceSpec::Cpu { .. }, DeviceSpec::Cpu { .. }) => true,
+            (a, b) => a == b,
+        };
+        let known = self.devices.iter().find(is_same).cloned();
+        let unknown = || DeviceInfo { spec, name: spec.label(), memory_bytes: None, unavailable: None };
+        DeviceInfo { spec, ..known.unwrap_or_else(unknown) }
+    }
+
+    /// Telemetry names devices after its first reading.
+    fn refresh_devices(&mut self) -> bool {
+        let snapshot = self.telemetry.snapshot();
+        let n_gpus = snapshot.history.last().map_or(0, |sample| sample.gpus.len());
+        let has_new = self.devices.len() != 1 + n_gpus || self.devices[0].memory_bytes.is_none();
+        let found = if has_new { devices(&snapshot) } else { return false };
+        let is_changed = found != self.devices;
+        self.devices = found;
+        is_changed
+    }
+}

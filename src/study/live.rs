@@ -1,0 +1,82 @@
+//! The series of the trial that is running, for live plots.
+
+use crate::study::{Arm, Phase, StudyEvent, TrialId, WindowScore};
+
+/// What the running trial has shown so far; emptied when another one begins.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LiveSeries {
+    /// The trial.
+    pub trial: Option<TrialId>,
+    /// Its step with units done and in all.
+    pub progress: Option<(Phase, u32, u32)>,
+    /// Timed samples of the prompt, in order: arm and nanoseconds.
+    pub prefill_nanos: Vec<(Arm, u64)>,
+    /// Timed samples of single tokens, in order: arm and nanoseconds.
+    pub decode_nanos: Vec<(Arm, u64)>,
+    /// Windows scored so far.
+    pub windows: Vec<WindowScore>,
+    /// Resident memory of the worker: milliseconds since the start and bytes.
+    pub memory: Vec<(u64, u64)>,
+    /// Where phases began: milliseconds since the start (of the last memory reading) and the phase.
+    pub phases: Vec<(u64, Phase)>,
+}
+
+impl LiveSeries {
+    /// The longest series kept; later samples are not drawn. A trial's own record is complete.
+    pub const MAX_SAMPLES: usize = 20_000;
+
+    /// Takes in one event.
+    pub(super) fn apply(&mut self, event: &StudyEvent) {
+        match event {
+            StudyEvent::TrialStarted { spec } => *self = Self { trial: Some(spec.id), ..Self::default() },
+            StudyEvent::Progress { phase, done, total, .. } => {
+                // Prompts and single tokens alternate: they are one stretch.
+                let goes_on = match self.phases.last() {
+                    Some((_, Phase::Decode)) => phase.is_timed(),
+                    Some((_, before)) => before == phase,
+                    None => false,
+                };
+                if !goes_on {
+                    let now = self.memory.last().map_or(0, |(at, _)| *at);
+                    self.phases.push((now, *phase));
+                }
+                self.progress = Some((*phase, *done, *total));
+            }
+            StudyEvent::Sampled { phase, arm, nanos, .. } => {
+                let series = if *phase == Phase::Prefill { &mut self.prefill_nanos } else { &mut self.decode_nanos };
+                push_bounded(series, (*arm, *nanos));
+            }
+            StudyEvent::QualityWindow { score, .. } => push_bounded(&mut self.windows, *score),
+            StudyEvent::MemorySampled { at_millis, rss_bytes, .. } => {
+                push_bounded(&mut self.memory, (*at_millis, *rss_bytes));
+            }
+            StudyEvent::StudyCreated { .. }
+            | StudyEvent::StudyResumed { .. }
+            | StudyEvent::TrialFinished { .. }
+            | StudyEvent::StudyEnded { .. } => {}
+        }
+    }
+}
+
+fn push_bounded<T>(series: &mut Vec<T>, value: T) {
+    if series.len() < LiveSeries::MAX_SAMPLES {
+        series.push(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timing_is_one_stretch_however_its_phases_alternate() {
+        let mut live = LiveSeries::default();
+        let trial = TrialId(1);
+        for phase in [Phase::Quality, Phase::Prefill, Phase::Decode, Phase::Prefill, Phase::Decode, Phase::Sample] {
+            live.apply(&StudyEvent::Progress { trial, phase, done: 0, total: 2 });
+            assert_eq!(live.progress, Some((phase, 0, 2)));
+        }
+        let phases: Vec<Phase> = live.phases.iter().map(|(_, phase)| *phase).collect();
+        assert_eq!(phases, [Phase::Quality, Phase::Prefill, Phase::Decode, Phase::Sample]);
+    }
+}

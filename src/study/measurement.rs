@@ -1,0 +1,246 @@
+//! What a finished trial knows, each number with its interval and the conditions it was taken under.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A statistic with its uncertainty. Every field is finite.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The median for times and rates, the mean for quality.
+    pub value: f64,
+    /// 95 % confidence interval; with one sample there is none and both bounds are the value.
+    pub ci95: [f64; 2],
+    /// Samples behind it.
+    pub n: u32,
+}
+
+impl Estimate {
+    /// The 95 % confidence interval; `None` from a single sample, which says nothing about the spread.
+    pub fn interval(&self) -> Option<[f64; 2]> {
+        (self.n > 1).then_some(self.ci95)
+    }
+}
+
+/// A ratio with its own interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Ratio {
+    /// Variant over reference; above 1 is faster for rates.
+    pub value: f64,
+    /// 95 % confidence interval over paired blocks.
+    pub ci95: [f64; 2],
+    /// Pairs behind it.
+    pub n_pairs: u32,
+}
+
+impl Ratio {
+    /// Whether the interval excludes 1.
+    pub fn is_resolved(&self) -> bool {
+        self.ci95[0] > 1.0 || self.ci95[1] < 1.0
+    }
+}
+
+/// Everything measured in one trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measurements {
+    /// Quality against the reference, if asked for.
+    pub quality: Option<Quality>,
+    /// Quality of the weights alone, GGML blocks dequantized to f32, if asked for: the deployed product also quantizes
+    /// activations, which `quality` includes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dequantized_quality: Option<Quality>,
+    /// Speed beside the reference, if asked for.
+    pub speed: Option<Speed>,
+    /// Bytes and peak memory.
+    pub memory: Memory,
+    /// Effective bits per weight, scales and minimums included; see [`crate::recipe::Plan::bits_per_weight`].
+    pub bits_per_weight: f64,
+    /// Layers whose format has no product on the device: their speed and resident memory are not the format's.
+    pub simulated_layers: u32,
+    /// What ran: product path (`candle q8_0`, `candle f32, widened from f16`) and the number of layers on it.
+    pub products: BTreeMap<String, u32>,
+    /// Layers compressed for this trial; the others were kept from earlier trials.
+    pub compressed_layers: u32,
+    /// Time of compressing them.
+    pub compress_secs: f64,
+    /// Text sampled from the variant, if asked for.
+    pub sample_text: Option<String>,
+    /// Conditions during the trial.
+    pub conditions: Conditions,
+}
+
+/// Quality on a protocol, beside the reference on the same windows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Quality {
+    /// Protocol with its context: `gptq-256`. Numbers of different protocols are not compared.
+    pub protocol: String,
+    /// Name of the text: its file stem.
+    pub split: String,
+    /// Scored tokens over all windows.
+    pub tokens: u64,
+    /// exp of the mean negative log likelihood.
+    pub perplexity: Estimate,
+    /// The reference's perplexity on the same windows.
+    pub reference_perplexity: f64,
+    /// ln perplexity minus the reference's, paired by window.
+    pub log_perplexity_difference: Estimate,
+    /// Mean KL(reference ‖ variant) in nats over scored positions, clustered by window.
+    pub kl_mean: Estimate,
+    /// Median over positions, in nats.
+    pub kl_median: f64,
+    /// 99th percentile over positions, in nats.
+    pub kl_p99: f64,
+    /// Largest over positions, in nats.
+    pub kl_max: f64,
+    /// Share of positions where both name the same most likely token.
+    pub top1_agreement: Estimate,
+    /// Each window's means, in order.
+    pub windows: Vec<WindowScore>,
+}
+
+/// Means over the scored positions of one window.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct WindowScore {
+    /// Mean negative log likelihood of the variant, in nats.
+    pub nll: f64,
+    /// Mean negative log likelihood of the reference, in nats.
+    pub reference_nll: f64,
+    /// Mean KL(reference ‖ variant), in nats.
+    pub kl: f64,
+    /// Share of positions with the same most likely token.
+    pub top1: f64,
+}
+
+/// Speed of both phases, interleaved with the reference (ABBA).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Speed {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens decoded one by one after it; after less of it where both do not fit the model's context.
+    pub decode_tokens: u32,
+    /// The whole prompt in one pass.
+    pub prefill: PhaseSpeed,
+    /// One token at a time.
+    pub decode: PhaseSpeed,
+}
+
+/// Speed of one phase.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PhaseSpeed {
+    /// Median rate.
+    pub tokens_per_second: Estimate,
+    /// Median time of the whole prompt (prefill) or of one token (decode), in seconds.
+    pub latency_secs: Estimate,
+    /// 50th percentile of the latency, in seconds.
+    pub p50_secs: f64,
+    /// 90th percentile of the latency, in seconds.
+    pub p90_secs: f64,
+    /// 99th percentile, only with at least 1,000 samples, in seconds.
+    pub p99_secs: Option<f64>,
+    /// Rate over the reference's, from paired repetitions; `None` when the trial is the reference itself.
+    pub ratio: Option<Ratio>,
+    /// Every sample of the variant: one a repetition (prefill) or a token (decode), in nanoseconds.
+    pub samples_nanos: Vec<u64>,
+    /// Every sample of the reference beside it, in nanoseconds.
+    pub reference_nanos: Vec<u64>,
+}
+
+/// Bytes and peak memory.
+#[expect(clippy::struct_field_names, reason = "a quantity ends in its unit")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Bytes of all tensors as packed: what an exported file holds.
+    pub weight_bytes: u64,
+    /// Bytes of the variant's tensors as the worker holds them to run.
+    pub held_bytes: u64,
+    /// Peak resident memory of the worker during the trial, from the kernel; absent where it cannot be read.
+    pub peak_rss_bytes: Option<u64>,
+    /// Peak memory on the GPU through NVML; absent without one.
+    pub peak_gpu_bytes: Option<u64>,
+}
+
+/// Conditions under which the numbers were taken. Absent readings are absent, not zero.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Conditions {
+    /// The processor's name.
+    pub cpu_model: Option<String>,
+    /// Threads that the products used.
+    pub threads: u16,
+    /// Load average over one minute at the end of the trial.
+    pub load_1min: Option<f64>,
+    /// Mean clock over the cores, in MHz.
+    pub frequency_mhz: Option<f64>,
+    /// Hottest sensor of the processor, in °C.
+    pub temperature_celsius: Option<f64>,
+    /// Other processes that used more than a tenth of a core: name and cores used.
+    pub busy_processes: Vec<(String, f64)>,
+    /// The program and the products it was built with: `trimtab 0.1.0, candle 0.11.1`.
+    pub build: String,
+}
+
+/// Something that the reader of a number must know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Caution {
+    /// So many layers have no product for their format on this device: quality and bytes are the format's own, speed and
+    /// resident memory are not.
+    Simulated {
+        /// How many.
+        layers: u32,
+    },
+    /// Pruned weights are kept as zeros in dense tensors: not smaller and not faster.
+    Masked {
+        /// How many layers.
+        layers: u32,
+    },
+    /// The checkpoint's half precision is widened to f32 to run.
+    Widened {
+        /// How many layers.
+        layers: u32,
+    },
+    /// Other processes were busy while the speed was measured.
+    Disturbed {
+        /// Names and cores used.
+        processes: Vec<(String, f64)>,
+    },
+    /// Fewer windows than the text has were scored.
+    PartOfSplit {
+        /// Windows scored.
+        scored: u32,
+        /// Windows in the text.
+        available: u32,
+    },
+    /// Live samples were dropped on the way to the plots; the trial's own record is complete.
+    LostLiveSamples {
+        /// How many.
+        n: u64,
+    },
+    /// The worker before this one ended unexpectedly and was replaced.
+    FreshWorker,
+}
+
+impl fmt::Display for Caution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Simulated { layers } => {
+                write!(f, "{layers} layers simulated in f32; speed and resident memory are not the format's")
+            }
+            Self::Masked { layers } => {
+                write!(f, "{layers} layers masked; zeros are kept, so not smaller and not faster")
+            }
+            Self::Widened { layers } => write!(f, "{layers} layers widened to f32 to run"),
+            Self::Disturbed { processes } => {
+                write!(f, "disturbed by ")?;
+                for (position, (name, cores)) in processes.iter().enumerate() {
+                    let comma = if position > 0 { ", " } else { "" };
+                    write!(f, "{comma}{name} ({} cores)", crate::units::significant(*cores, 2))?;
+                }
+                Ok(())
+            }
+            Self::PartOfSplit { scored, available } => write!(f, "{scored} of {available} windows scored"),
+            Self::LostLiveSamples { n } => write!(f, "{n} live samples not drawn; the record is complete"),
+            Self::FreshWorker => write!(f, "measured by a fresh worker after a fault"),
+        }
+    }
+}

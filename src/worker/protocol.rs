@@ -1,0 +1,91 @@
+//! What host and worker say to each other. Carries no tensors: weights travel as files.
+//!
+//! Both sides are the same build, checked by the first exchange, so the messages need no compatibility.
+
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::ModelSource;
+use crate::study::{Caution, Failure, Outcome, StudyEvent, TrialId, TrialSpec};
+
+/// What the host asks of its worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// First: which build asks.
+    Hello {
+        /// [`build_id`] of the executable that was started.
+        build: String,
+    },
+    /// Second: the one model of this worker.
+    Open {
+        /// The model.
+        source: ModelSource,
+        /// Threads for products and vector loops.
+        threads: u16,
+    },
+    /// A trial; the one before it has been answered.
+    Run(Box<TrialSpec>),
+    /// Ends the trial early, if it is still running.
+    Cancel(TrialId),
+}
+
+/// What a worker tells its host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Report {
+    /// Answer to a hello of the same build.
+    Ready {
+        /// [`build_id`] of the worker.
+        build: String,
+        /// Its process.
+        pid: u32,
+    },
+    /// The model can be used.
+    Opened,
+    /// Something live about the running trial.
+    Live(StudyEvent),
+    /// The process is alive, every half second; says nothing about its work.
+    Heartbeat {
+        /// Resident bytes, where they can be read.
+        rss_bytes: Option<u64>,
+    },
+    /// The trial ended.
+    Finished {
+        /// The trial.
+        trial: TrialId,
+        /// What came of it.
+        outcome: Outcome,
+        /// What the reader of its numbers must know.
+        cautions: Vec<Caution>,
+    },
+    /// The worker cannot go on and ends.
+    Fault(Failure),
+}
+
+/// Identity of an executable: the version, and its size and time of change, so that a rebuilt program is another one.
+///
+/// # Errors
+/// When the file cannot be examined.
+pub fn build_id(exe: &Path) -> std::io::Result<String> {
+    let metadata = exe.metadata()?;
+    let changed = metadata.modified()?.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_nanos());
+    Ok(format!("{} {:x}-{changed:x}", env!("CARGO_PKG_VERSION"), metadata.len()))
+}
+
+/// Whether a number of a live event is not finite: JSON cannot carry it.
+pub(super) fn is_finite(event: &StudyEvent) -> bool {
+    match event {
+        StudyEvent::QualityWindow { score, .. } => {
+            [score.nll, score.reference_nll, score.kl, score.top1].iter().all(|value| value.is_finite())
+        }
+        _ => true,
+    }
+}
+
+/// Whether an event may travel as [`Report::Live`].
+pub(super) fn is_live(event: &StudyEvent) -> bool {
+    !event.is_journaled()
+}

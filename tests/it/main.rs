@@ -1,0 +1,15 @@
+//! One integration binary: egui and candle are linked once.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+mod checkpoint;
+mod cli;
+mod journal;
+mod numerics;
+mod panels;
+mod screenshots;
+mod session;
+mod study_replay;
+mod tidy;
+mod ui_fixture;
+mod ui_flows;
+mod worker_isolation;

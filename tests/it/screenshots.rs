@@ -1,0 +1,81 @@
+//! The window and each of its tiles in both themes, as pictures: `screenshots/` holds the reference images.
+//!
+//! The state is the fold of the recorded demo study, so nothing in a picture is made up. `UPDATE_SNAPSHOTS=1` rewrites
+//! the images; they are made by a software rasterizer, the same one everywhere.
+
+use std::path::Path;
+
+use egui::Theme;
+use egui_kittest::{Harness, SnapshotOptions, SnapshotResults};
+use trimtab::app::command::Command;
+use trimtab::app::layout::Tile;
+use trimtab::study::journal::read_study;
+use trimtab::study::{Objective, Study, TrialId, pareto_front};
+
+use crate::ui_fixture::World;
+
+/// Sizes of the whole window: the smallest that must be comfortable, and the one that the layout is drawn for.
+const SIZES: [[f32; 2]; 2] = [[1280.0, 720.0], [1600.0, 1000.0]];
+
+/// Size of a tile alone.
+const TILE: [f32; 2] = [1100.0, 640.0];
+
+fn recorded() -> Study {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo/demo.study");
+    let (study, damage) = read_study(&path).expect("the demo study is recorded (trimtab sweep --demo)");
+    assert!(damage.is_empty(), "{damage:?}");
+    study
+}
+
+/// The demo study as it looks when it is done: a trial of the front selected, the reference beside it.
+fn done() -> World {
+    let study = recorded();
+    let front = pareto_front(&study, Objective::DecodeLatency, Objective::Kl);
+    let chosen = front.iter().copied().find(|id| *id != TrialId(0));
+    let mut world = World::empty();
+    world.selection.trial = chosen;
+    world.selection.pinned_a = Some(TrialId(0));
+    world.selection.pinned_b = chosen;
+    if let Some(trial) = chosen.and_then(|id| study.trials.get(&id)) {
+        world.editor.set(trial.spec.recipe.clone(), trimtab::app::editor::Gesture::Whole);
+    }
+    world.study = study;
+    world
+}
+
+fn shoot(harness: &mut Harness<'_, World>, name: &str, results: &mut SnapshotResults) {
+    let options = SnapshotOptions::new().output_path("screenshots");
+    results.add(harness.try_snapshot_options(name, &options));
+}
+
+fn named(theme: Theme) -> &'static str {
+    if theme == Theme::Dark { "dark" } else { "light" }
+}
+
+#[test]
+fn the_window_in_both_themes_and_sizes() {
+    let mut results = SnapshotResults::new();
+    for theme in [Theme::Dark, Theme::Light] {
+        for size in SIZES {
+            let name = format!("window_{}x{}_{}", size[0], size[1], named(theme));
+            shoot(&mut done().harness(size, theme), &name, &mut results);
+        }
+        shoot(&mut World::empty().harness(SIZES[0], theme), &format!("open_{}", named(theme)), &mut results);
+    }
+}
+
+#[test]
+fn each_tile_in_both_themes() {
+    let mut results = SnapshotResults::new();
+    for theme in [Theme::Dark, Theme::Light] {
+        for tile in Tile::ALL {
+            let mut harness = done().harness(TILE, theme);
+            for other in Tile::ALL.into_iter().filter(|other| *other != tile) {
+                let rest = harness.state_mut().view.apply(Command::ToggleTile(other));
+                assert!(rest.is_none(), "the view applies it");
+            }
+            harness.run();
+            shoot(&mut harness, &format!("{tile:?}_{}", named(theme)).to_lowercase(), &mut results);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! A window without a session: a graph, a study and an editor made by hand, and every command that the window sent.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use egui_kittest::Harness;
+use trimtab::app::command::{Command, CommandQueue, PinSlot};
+use trimtab::app::context::{LogLine, Selection, SweepPlan, ViewContext};
+use trimtab::app::editor::{Editor, Gesture};
+use trimtab::app::sweep::SweepSettings;
+use trimtab::app::theme::{self, Tokens};
+use trimtab::app::ui::View;
+use trimtab::app::words;
+use trimtab::device::{DeviceInfo, DeviceSpec};
+use trimtab::model::{
+    Fingerprint, HiddenAct, Layer, LayerPath, LayerRole, LlamaConfig, ModelFamily, ModelGraph, ModelSource, RopeOrder,
+    StoredFormat,
+};
+use trimtab::recipe::LayerSettings;
+use trimtab::session::{ModelState, OpenModel, RunStatus};
+use trimtab::study::Study;
+use trimtab::telemetry::TelemetrySnapshot;
+
+/// The window's world, owned by a test.
+pub(crate) struct World {
+    pub model: ModelState,
+    pub editor: Editor,
+    pub selection: Selection,
+    pub sweep: SweepSettings,
+    pub plan: SweepPlan,
+    pub study: Study,
+    pub status: Option<RunStatus>,
+    pub recent: Vec<PathBuf>,
+    pub log: Vec<LogLine>,
+    pub telemetry: Arc<TelemetrySnapshot>,
+    /// Every command, in order.
+    pub sent: Vec<Command>,
+    pub view: View,
+    device: DeviceInfo,
+    commands: CommandQueue,
+    dressed: bool,
+}
+
+impl World {
+    /// Nothing open.
+    pub(crate) fn empty() -> Self {
+        let spec = DeviceSpec::Cpu { threads: 2 };
+        Self {
+            model: ModelState::Closed,
+            editor: Editor::default(),
+            selection: Selection::default(),
+            sweep: SweepSettings::default(),
+            plan: SweepPlan::default(),
+            study: Study::default(),
+            status: None,
+            recent: Vec::new(),
+            log: Vec::new(),
+            telemetry: Arc::default(),
+            sent: Vec::new(),
+            view: View::new(None),
+            device: DeviceInfo { spec, name: "test processor".to_owned(), memory_bytes: None, unavailable: None },
+            commands: CommandQueue::default(),
+            dressed: false,
+        }
+    }
+
+    /// A model of six blocks open, its text chosen.
+    pub(crate) fn with_model() -> Self {
+        let source = ModelSource::Safetensors { dir: PathBuf::from("/models/fifteen") };
+        let model = OpenModel { source, graph: graph(), refused: Vec::new() };
+        let mut world = Self { model: ModelState::Open(Arc::new(model)), ..Self::empty() };
+        world.sweep.quality.data = PathBuf::from("/texts/search.jsonl");
+        world
+    }
+
+    /// The window, at this size.
+    pub(crate) fn harness(self, size: [f32; 2], theme: egui::Theme) -> Harness<'static, Self> {
+        let builder = Harness::builder().with_size(size).with_theme(theme).with_max_steps(24).wgpu();
+        let mut harness = builder.build_ui_state(|ui, world: &mut Self| world.frame(ui), self);
+        harness.run();
+        harness
+    }
+
+    /// Settings of the layer with this path.
+    pub(crate) fn settings(&self, path: &str) -> LayerSettings {
+        let ModelState::Open(model) = &self.model else { panic!("no model is open") };
+        let position = model.graph.layers.iter().position(|layer| layer.path.as_str() == path);
+        self.editor.draft().settings[position.expect("the layer exists")]
+    }
+
+    /// One frame: commands of the last one, then what follows from them, then everything drawn.
+    pub(crate) fn frame(&mut self, ui: &mut egui::Ui) {
+        if !std::mem::replace(&mut self.dressed, true) {
+            // Fonts and styles are there from the next frame on.
+            theme::install(ui.ctx());
+            ui.ctx().request_repaint();
+            return;
+        }
+        for command in self.commands.drain() {
+            self.sent.push(command.clone());
+            self.apply(command);
+        }
+        let graph = match &self.model {
+            ModelState::Open(model) => Some(&model.graph),
+            _ => self.study.header.as_ref().map(|header| &header.graph),
+        };
+        self.editor.resolve(graph, &self.device);
+        let cx = ViewContext {
+            words: words::current(),
+            theme: Tokens::of(ui.ctx().theme()),
+            model: &self.model,
+            graph,
+            draft: self.editor.draft(),
+            can_undo: self.editor.can_undo(),
+            can_redo: self.editor.can_redo(),
+            study: &self.study,
+            status: self.status,
+            selection: &self.selection,
+            devices: std::slice::from_ref(&self.device),
+            device: self.device.spec,
+            sweep: &self.sweep,
+            plan: &self.plan,
+            recent: &self.recent,
+            log: &self.log,
+            telemetry: &self.telemetry,
+            commands: &self.commands,
+        };
+        self.view.ui(&cx, ui);
+        if !self.commands.is_empty() {
+            ui.ctx().request_repaint();
+        }
+    }
+
+    fn apply(&mut self, command: Command) {
+        let Some(command) = self.view.apply(command) else { return };
+        match command {
+            Command::SetRecipe(recipe) => self.editor.set(*recipe, Gesture::Whole),
+            Command::Undo => self.editor.undo(),
+            Command::Redo => self.editor.redo(),
+            Command::SelectLayers(layers) => self.selection.layers = layers,
+            Command::SelectTrial(id) => self.selection.trial = id,
+            Command::Pin(PinSlot::A, id) => self.selection.pinned_a = id,
+            Command::Pin(PinSlot::B, id) => self.selection.pinned_b = id,
+            Command::SetSweep(sweep) => self.sweep = *sweep,
+            _ => {}
+        }
+    }
+}
+
+/// Six Llama blocks of width 288 with an MLP of 768, tied head, all f16.
+pub(crate) fn graph() -> ModelGraph {
+    let config = LlamaConfig {
+        hidden_size: 288,
+        intermediate_size: 768,
+        n_blocks: 6,
+        n_heads: 6,
+        n_kv_heads: 6,
+        head_dim: 48,
+        vocab_size: 32_000,
+        max_context: 256,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        rope_scaling: None,
+        rope_order: RopeOrder::Halves,
+        hidden_act: HiddenAct::Silu,
+        tied_head: true,
+        attention_bias: false,
+        mlp_bias: false,
+        bos_token: Some(1),
+        eos_tokens: vec![2],
+    };
+    let layer = |path: String, block: Option<u16>, role: LayerRole, shape: [usize; 2]| Layer {
+        path: LayerPath(path),
+        block,
+        role,
+        shape,
+        stored: StoredFormat::F16,
+        bias_len: 0,
+    };
+    let mut layers = vec![layer("model.embed_tokens".to_owned(), None, LayerRole::Embedding, [32_000, 288])];
+    for block in 0..6_u16 {
+        for (name, role, shape) in [
+            ("self_attn.q_proj", LayerRole::QProj, [288, 288]),
+            ("self_attn.k_proj", LayerRole::KProj, [288, 288]),
+            ("self_attn.v_proj", LayerRole::VProj, [288, 288]),
+            ("self_attn.o_proj", LayerRole::OProj, [288, 288]),
+            ("mlp.gate_proj", LayerRole::GateProj, [768, 288]),
+            ("mlp.up_proj", LayerRole::UpProj, [768, 288]),
+            ("mlp.down_proj", LayerRole::DownProj, [288, 768]),
+        ] {
+            layers.push(layer(format!("model.layers.{block}.{name}"), Some(block), role, shape));
+        }
+    }
+    ModelGraph {
+        name: "stories15M".to_owned(),
+        fingerprint: Fingerprint("made for tests".to_owned()),
+        family: ModelFamily::Llama(config),
+        layers,
+        other_bytes: 13 * 288 * 2,
+        other_weights: 13 * 288,
+    }
+}
+
+/// The distinct weights formats of the layers that `keep` accepts, with how many have each.
+pub(crate) fn census(world: &World, keep: impl Fn(&Layer) -> bool) -> BTreeMap<String, usize> {
+    let ModelState::Open(model) = &world.model else { panic!("no model is open") };
+    let mut census = BTreeMap::new();
+    for (layer, settings) in model.graph.layers.iter().zip(&world.editor.draft().settings) {
+        if keep(layer) {
+            *census.entry(settings.label()).or_insert(0) += 1;
+        }
+    }
+    census
+}
