@@ -1,10 +1,10 @@
 //! Speed of the loops that a trial spends its time in, at the embedded model's own shapes.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use trimtab::compress::{compress, magnitude_prune};
+use trimtab::compress::{Job, compress, keep_mask};
 use trimtab::kernels::{Panels, divergence};
 use trimtab::model::StoredFormat;
-use trimtab::recipe::{Group, IntFormat, LayerSettings, SparsityScope, WeightFormat};
+use trimtab::recipe::{Group, IntFormat, LayerSettings, Sparsity, WeightFormat};
 
 fn values(n: usize) -> Vec<f32> {
     (0..n).map(|i| ((i as f32 * 12.9898).sin() * 43_758.547).fract() * 0.1).collect()
@@ -42,13 +42,15 @@ fn packing(criterion: &mut Criterion) {
     group.sample_size(10);
     let int4 = WeightFormat::Int(IntFormat { bits: 4, group: Group::Size(32), symmetric: false });
     for format in [WeightFormat::Q8_0, WeightFormat::Q4_0, WeightFormat::Q4k, WeightFormat::Q6k, int4] {
-        let settings = LayerSettings { weights: format, sparsity: None };
+        let settings = LayerSettings::of(format);
         group.bench_function(format.label(), |bencher| {
-            bencher.iter(|| compress(&weights, [rows, row_len], &settings, StoredFormat::F16));
+            let shape = [rows, row_len];
+            let job = Job { dense: &weights, shape, settings: &settings, native: StoredFormat::F16, moments: None };
+            bencher.iter(|| compress(&job));
         });
     }
     group.bench_function("magnitude 50 %", |bencher| {
-        bencher.iter(|| magnitude_prune(&weights, row_len, 0.5, SparsityScope::Matrix));
+        bencher.iter(|| keep_mask(&weights, row_len, &Sparsity::magnitude(0.5), None));
     });
     group.finish();
 }

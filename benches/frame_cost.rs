@@ -20,7 +20,7 @@ use trimtab::app::sweep::SweepSettings;
 use trimtab::app::{theme, words};
 use trimtab::device::DeviceSpec;
 use trimtab::recipe::Recipe;
-use trimtab::session::ModelState;
+use trimtab::session::{CacheState, ModelState};
 use trimtab::study::{Study, TrialId};
 use trimtab::telemetry::TelemetrySnapshot;
 
@@ -58,7 +58,15 @@ impl Bench {
 
     /// Milliseconds of one frame with the pointer at `pointer`.
     fn frame(&mut self, pointer: Pos2) -> f64 {
-        let draft = Draft { recipe: Recipe::reference(), settings: Vec::new(), plan: None, generation: 0 };
+        let draft = Draft {
+            recipe: Recipe::reference(),
+            settings: Vec::new(),
+            blocks: Vec::new(),
+            shapes: Vec::new(),
+            plan: None,
+            generation: 0,
+        };
+        let cache = CacheState::default();
         let (sweep, plan) = (SweepSettings::default(), SweepPlan::default());
         let telemetry = Arc::new(TelemetrySnapshot::default());
         let input = RawInput {
@@ -77,6 +85,8 @@ impl Bench {
             can_redo: false,
             study,
             status: None,
+            inspection: None,
+            cache: &cache,
             selection,
             devices: &[],
             device: DeviceSpec::Cpu { threads: 2 },

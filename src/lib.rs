@@ -12,6 +12,7 @@ pub mod recipe;
 pub mod study;
 pub mod telemetry;
 
+pub mod cache;
 pub mod checkpoint;
 pub mod compress;
 pub mod eval;

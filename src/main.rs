@@ -7,7 +7,8 @@ use trimtab::worker::trial::TrialExecutor;
 
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|command| command == "worker") {
-        return serve(|source, threads| Ok(Box::new(TrialExecutor::new(source, threads))));
+        let files = trimtab::cache::store_dir();
+        return serve(|source, threads| Ok(Box::new(TrialExecutor::new(source, threads).with_files(files))));
     }
     trimtab::cli::run(std::env::args_os())
 }

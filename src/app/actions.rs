@@ -2,11 +2,11 @@
 
 use egui::{Key, KeyboardShortcut, Modifiers};
 
-use crate::app::command::ExportKind;
-use crate::app::command::{Command, DialogKind, PinSlot};
+use crate::app::command::{Command, DialogKind, ExportKind, PinSlot};
 use crate::app::context::ViewContext;
 use crate::app::layout::Tile;
 use crate::app::words::Words;
+use crate::export::{ModelLayout, expressible};
 use crate::recipe::Recipe;
 use crate::study::TrialId;
 
@@ -27,12 +27,15 @@ pub enum Action {
     OpenStudy,
     OpenRecipe,
     OpenData,
+    OpenCalibration,
+    ClearCache,
     ExportRecipe,
     ExportReport,
     ExportCsv,
     ExportJsonLines,
     ExportFolder,
     ExportGguf,
+    ExportCompressedTensors,
     NextTrial,
     PreviousTrial,
     PinA,
@@ -65,19 +68,30 @@ impl Action {
             Self::OpenStudy,
             Self::OpenRecipe,
             Self::OpenData,
+            Self::OpenCalibration,
             Self::ExportRecipe,
             Self::ExportReport,
             Self::ExportCsv,
             Self::ExportJsonLines,
             Self::ExportFolder,
             Self::ExportGguf,
+            Self::ExportCompressedTensors,
             Self::NextTrial,
             Self::PreviousTrial,
             Self::PinA,
             Self::PinB,
             Self::LoadRecipe,
         ];
-        let tail = [Self::ResetLayout, Self::Light, Self::Dark, Self::System, Self::Palette, Self::Help, Self::Quit];
+        let tail = [
+            Self::ClearCache,
+            Self::ResetLayout,
+            Self::Light,
+            Self::Dark,
+            Self::System,
+            Self::Palette,
+            Self::Help,
+            Self::Quit,
+        ];
         head.into_iter().chain(Tile::ALL.map(Self::Show)).chain(tail)
     }
 
@@ -98,12 +112,15 @@ impl Action {
             Self::OpenStudy => words.open.study,
             Self::OpenRecipe => commands.open_recipe,
             Self::OpenData => commands.open_data,
+            Self::OpenCalibration => commands.open_calibration,
+            Self::ClearCache => commands.clear_cache,
             Self::ExportRecipe => commands.export_recipe,
             Self::ExportReport => commands.export_report,
             Self::ExportCsv => commands.export_csv,
             Self::ExportJsonLines => commands.export_json_lines,
             Self::ExportFolder => commands.export_folder,
             Self::ExportGguf => commands.export_gguf,
+            Self::ExportCompressedTensors => commands.export_compressed_tensors,
             Self::NextTrial => commands.select_next_trial,
             Self::PreviousTrial => commands.select_previous_trial,
             Self::PinA => commands.pin_a,
@@ -145,13 +162,26 @@ impl Action {
         Some(KeyboardShortcut::new(modifiers, key))
     }
 
+    /// Why an export of the model cannot be given now, before anything is made; `None` when it can, and for other actions.
+    pub fn refusal(self, cx: &ViewContext<'_>) -> Option<String> {
+        let layout = match self {
+            Self::ExportFolder => ModelLayout::Safetensors,
+            Self::ExportGguf => ModelLayout::Gguf,
+            Self::ExportCompressedTensors => ModelLayout::CompressedTensors,
+            _ => return None,
+        };
+        let words = &cx.words.shell;
+        let crate::session::ModelState::Open(model) = cx.model else { return Some(words.needs_model.to_owned()) };
+        let Some(Ok(plan)) = &cx.draft.plan else { return Some(words.needs_legal_recipe.to_owned()) };
+        let refusals = expressible(plan, &model.graph, layout).refusals;
+        (!refusals.is_empty()).then(|| refusals.join("\n"))
+    }
+
     /// What it asks for now; `None` while it cannot be given.
     pub fn command(self, cx: &ViewContext<'_>) -> Option<Command> {
         let dialog = |kind| Some(Command::Dialog(kind));
         let trials = |kind| (!cx.study.trials.is_empty()).then_some(Command::Dialog(DialogKind::Export(kind)));
-        let is_exportable =
-            matches!(cx.model, crate::session::ModelState::Open(_)) && matches!(cx.draft.plan, Some(Ok(_)));
-        let model = |kind| is_exportable.then_some(Command::Dialog(DialogKind::Export(kind)));
+        let model = |kind| self.refusal(cx).is_none().then_some(Command::Dialog(DialogKind::Export(kind)));
         match self {
             Self::Run => run(cx).ok(),
             Self::Pause => cx.status.filter(|status| !status.stopping).map(|status| Command::Pause(!status.paused)),
@@ -166,12 +196,15 @@ impl Action {
             Self::OpenStudy => dialog(DialogKind::OpenStudy),
             Self::OpenRecipe => dialog(DialogKind::OpenRecipe),
             Self::OpenData => dialog(DialogKind::OpenData),
+            Self::OpenCalibration => dialog(DialogKind::OpenCalibration),
+            Self::ClearCache => cx.cache.can_clear().then_some(Command::AskClearCache),
             Self::ExportRecipe => dialog(DialogKind::Export(ExportKind::Recipe)),
             Self::ExportReport => trials(ExportKind::Report),
             Self::ExportCsv => trials(ExportKind::TrialsCsv),
             Self::ExportJsonLines => trials(ExportKind::TrialsJsonLines),
             Self::ExportFolder => model(ExportKind::Safetensors),
             Self::ExportGguf => model(ExportKind::Gguf),
+            Self::ExportCompressedTensors => model(ExportKind::CompressedTensors),
             Self::NextTrial => neighbour(cx, 1).map(|id| Command::SelectTrial(Some(id))),
             Self::PreviousTrial => neighbour(cx, -1).map(|id| Command::SelectTrial(Some(id))),
             Self::PinA => cx.selection.trial.map(|id| Command::Pin(PinSlot::A, Some(id))),

@@ -8,6 +8,7 @@ use crate::device::DeviceSpec;
 use crate::export::Existing;
 use crate::model::{LayerPath, ModelSource};
 use crate::recipe::Recipe;
+use crate::session::InspectRequest;
 use crate::study::{StrategySpec, TrialId};
 
 /// One of the two sides of a comparison.
@@ -33,6 +34,8 @@ pub enum ExportKind {
     Safetensors,
     /// The model as a GGUF file.
     Gguf,
+    /// The model as a Hugging Face folder that keeps integer and FP8 codes.
+    CompressedTensors,
 }
 
 /// What a dialog is for.
@@ -48,6 +51,8 @@ pub enum DialogKind {
     OpenRecipe,
     /// Choose the text to evaluate on.
     OpenData,
+    /// Choose the text to calibrate on.
+    OpenCalibration,
     /// Choose where to export.
     Export(ExportKind),
 }
@@ -75,6 +80,10 @@ pub enum Command {
     Redo,
     /// Selects layers.
     SelectLayers(std::collections::BTreeSet<LayerPath>),
+    /// Looks into a layer, as soon as no study runs.
+    Inspect(InspectRequest),
+    /// Ends that; what was found stays.
+    CancelInspection,
     /// Selects a trial everywhere.
     SelectTrial(Option<TrialId>),
     /// Rings a trial's point and row.
@@ -83,6 +92,8 @@ pub enum Command {
     Pin(PinSlot, Option<TrialId>),
     /// Evaluates on this text from now on.
     UseData(PathBuf),
+    /// Calibrates on this text from now on.
+    UseCalibration(PathBuf),
     /// Changes the sweep's form.
     SetSweep(Box<SweepSettings>),
     /// Chooses the device for the next study.
@@ -97,6 +108,10 @@ pub enum Command {
     Resume,
     /// Writes a file; the path comes from a dialog, which asks before it gives one that exists, or from a field.
     Export(ExportKind, PathBuf, Existing),
+    /// Asks whether the cache of compressed layers should be cleared.
+    AskClearCache,
+    /// Clears it.
+    ClearCache,
     /// Sets light, dark or the system's theme.
     SetTheme(egui::ThemePreference),
     /// Puts every tile back in its place.

@@ -9,9 +9,9 @@ use crate::app::sweep::SweepSettings;
 use crate::app::theme::Tokens;
 use crate::app::words::Words;
 use crate::device::{DeviceInfo, DeviceSpec};
-use crate::model::{LayerPath, ModelGraph};
+use crate::model::{BlockShape, LayerPath, ModelGraph};
 use crate::recipe::{LayerSettings, Plan, Recipe, RecipeIssue};
-use crate::session::{ModelState, RunStatus};
+use crate::session::{CacheState, Inspection, ModelState, RunStatus};
 use crate::study::{Study, TrialId};
 use crate::telemetry::TelemetrySnapshot;
 
@@ -37,7 +37,12 @@ pub struct Draft {
     pub recipe: Recipe,
     /// Settings of every layer, in the graph's order; empty without a model.
     pub settings: Vec<LayerSettings>,
-    /// The checked plan, or every problem; `None` without a model.
+    /// Widths of every block after structural pruning; empty without a model.
+    pub blocks: Vec<BlockShape>,
+    /// Shape of every layer in those blocks, `None` where it is removed; empty without a model.
+    pub shapes: Vec<Option<[usize; 2]>>,
+    /// The checked plan with the session's calibration text where the recipe names none, or every problem; `None` without
+    /// a model.
     pub plan: Option<Result<Plan, Vec<RecipeIssue>>>,
     /// Changes with every edit: caches are keyed by it.
     pub generation: u64,
@@ -85,6 +90,8 @@ pub struct ViewContext<'a> {
     pub study: &'a Study,
     /// How far the running study is.
     pub status: Option<RunStatus>,
+    /// The layer that is looked into.
+    pub inspection: Option<&'a Inspection>,
     /// What is selected.
     pub selection: &'a Selection,
     /// The devices of this machine.
@@ -101,6 +108,8 @@ pub struct ViewContext<'a> {
     pub log: &'a [LogLine],
     /// Readings of the host and its GPUs.
     pub telemetry: &'a Arc<TelemetrySnapshot>,
+    /// What the cache of compressed layers takes up.
+    pub cache: &'a CacheState,
     /// Where panels put what they ask for.
     pub commands: &'a CommandQueue,
 }

@@ -14,8 +14,12 @@ pub(super) fn ask(kind: DialogKind, suggested: &str) -> Option<PathBuf> {
         DialogKind::OpenGguf => pollster::block_on(dialog.add_filter("GGUF", &["gguf"]).pick_file()),
         DialogKind::OpenStudy => pollster::block_on(dialog.add_filter("study", &["study"]).pick_file()),
         DialogKind::OpenRecipe => pollster::block_on(dialog.add_filter("TOML", &["toml"]).pick_file()),
-        DialogKind::OpenData => pollster::block_on(dialog.add_filter("JSON Lines", &["jsonl"]).pick_file()),
-        DialogKind::Export(ExportKind::Safetensors) => pollster::block_on(dialog.set_file_name(suggested).save_file()),
+        DialogKind::OpenData | DialogKind::OpenCalibration => {
+            pollster::block_on(dialog.add_filter("JSON Lines", &["jsonl"]).pick_file())
+        }
+        DialogKind::Export(ExportKind::Safetensors | ExportKind::CompressedTensors) => {
+            pollster::block_on(dialog.set_file_name(suggested).save_file())
+        }
         DialogKind::Export(kind) => {
             let filtered = dialog.set_file_name(suggested).add_filter(extension(kind), &[extension(kind)]);
             pollster::block_on(filtered.save_file())
@@ -31,6 +35,7 @@ pub(super) fn command(kind: DialogKind, path: PathBuf, existing: Existing) -> Co
             Command::OpenPath(path)
         }
         DialogKind::OpenData => Command::UseData(path),
+        DialogKind::OpenCalibration => Command::UseCalibration(path),
         DialogKind::Export(kind) => Command::Export(kind, path, existing),
     }
 }
@@ -51,7 +56,7 @@ fn extension(kind: ExportKind) -> &'static str {
         ExportKind::TrialsCsv => "csv",
         ExportKind::TrialsJsonLines => "jsonl",
         ExportKind::Report => "html",
-        ExportKind::Safetensors => "",
+        ExportKind::Safetensors | ExportKind::CompressedTensors => "",
         ExportKind::Gguf => "gguf",
     }
 }

@@ -1,5 +1,7 @@
 //! The recipe that is being edited: its history and what follows from it. Pure.
 
+use std::path::{Path, PathBuf};
+
 use crate::app::context::Draft;
 use crate::device::DeviceInfo;
 use crate::model::{Fingerprint, ModelGraph};
@@ -15,12 +17,19 @@ pub struct Editor {
     undo: Vec<Recipe>,
     redo: Vec<Recipe>,
     dragging: bool,
-    resolved_for: Option<(Fingerprint, DeviceInfo)>,
+    resolved_for: Option<(Fingerprint, DeviceInfo, PathBuf)>,
 }
 
 impl Default for Editor {
     fn default() -> Self {
-        let draft = Draft { recipe: Recipe::reference(), settings: Vec::new(), plan: None, generation: 0 };
+        let draft = Draft {
+            recipe: Recipe::reference(),
+            settings: Vec::new(),
+            blocks: Vec::new(),
+            shapes: Vec::new(),
+            plan: None,
+            generation: 0,
+        };
         Self { draft, undo: Vec::new(), redo: Vec::new(), dragging: false, resolved_for: None }
     }
 }
@@ -88,10 +97,13 @@ impl Editor {
         }
     }
 
-    /// Brings settings and plan up to date with recipe, model and device; does nothing when they are.
-    pub fn resolve(&mut self, graph: Option<&ModelGraph>, device: &DeviceInfo) {
+    /// Brings settings and plan up to date with recipe, model, device and the text to calibrate on where the recipe names
+    /// none; does nothing when they are.
+    pub fn resolve(&mut self, graph: Option<&ModelGraph>, device: &DeviceInfo, text: &Path) {
         let is_current = match (&self.resolved_for, graph) {
-            (Some((fingerprint, known)), Some(graph)) => *fingerprint == graph.fingerprint && known == device,
+            (Some((fingerprint, known, calibrated)), Some(graph)) => {
+                *fingerprint == graph.fingerprint && known == device && calibrated == text
+            }
             (None, None) => true,
             _ => false,
         };
@@ -99,9 +111,11 @@ impl Editor {
             return;
         }
         self.draft.settings = graph.map(|graph| self.draft.recipe.settings(graph)).unwrap_or_default();
-        self.draft.plan = graph.map(|graph| self.draft.recipe.resolve(graph, device));
+        self.draft.blocks = graph.map(|graph| self.draft.recipe.block_shapes(graph)).unwrap_or_default();
+        self.draft.shapes = graph.map(|graph| Recipe::layer_shapes(graph, &self.draft.blocks)).unwrap_or_default();
+        self.draft.plan = graph.map(|graph| self.draft.recipe.clone().calibrated_on(text).resolve(graph, device));
         self.draft.generation += 1;
-        self.resolved_for = graph.map(|graph| (graph.fingerprint.clone(), device.clone()));
+        self.resolved_for = graph.map(|graph| (graph.fingerprint.clone(), device.clone(), text.to_owned()));
     }
 
     fn replace(&mut self, recipe: Recipe) -> Recipe {
@@ -117,7 +131,7 @@ mod tests {
     use super::*;
     use crate::device::DeviceSpec;
     use crate::model::fixtures::tiny_graph;
-    use crate::recipe::WeightFormat;
+    use crate::recipe::{GptqOptions, PartialSettings, Rounding, WeightFormat};
 
     fn named(name: &str) -> Recipe {
         Recipe::uniform(name, WeightFormat::Q8_0, None)
@@ -151,19 +165,28 @@ mod tests {
         let graph = tiny_graph();
         let spec = DeviceSpec::Cpu { threads: 1 };
         let device = DeviceInfo { spec, name: "cpu".to_owned(), memory_bytes: None, unavailable: None };
-        let mut editor = Editor::default();
-        editor.resolve(Some(&graph), &device);
+        let (text, mut editor) = (Path::new(""), Editor::default());
+        editor.resolve(Some(&graph), &device, text);
         let reference = editor.draft().plan.as_ref().unwrap().as_ref().unwrap().weight_bytes();
         let generation = editor.draft().generation;
-        editor.resolve(Some(&graph), &device);
+        editor.resolve(Some(&graph), &device, text);
         assert_eq!(editor.draft().generation, generation, "nothing changed");
         editor.set(named("a"), Gesture::Whole);
-        editor.resolve(Some(&graph), &device);
+        editor.resolve(Some(&graph), &device, text);
         assert!(editor.draft().plan.as_ref().unwrap().as_ref().unwrap().weight_bytes() < reference);
         editor.set(Recipe::uniform("k", WeightFormat::Q4k, None), Gesture::Whole);
-        editor.resolve(Some(&graph), &device);
+        editor.resolve(Some(&graph), &device, text);
         assert!(editor.draft().plan.as_ref().unwrap().is_err());
-        editor.resolve(None, &device);
+        let gptq = Rounding::Gptq(GptqOptions::default());
+        let recipe = Recipe::uniform("g", WeightFormat::Q4_0, None);
+        let default = PartialSettings { rounding: Some(gptq), ..recipe.default };
+        editor.set(Recipe { default, ..recipe }, Gesture::Whole);
+        editor.resolve(Some(&graph), &device, text);
+        assert!(editor.draft().plan.as_ref().unwrap().is_err(), "there is no text to calibrate on");
+        editor.resolve(Some(&graph), &device, Path::new("a.jsonl"));
+        assert!(editor.draft().plan.as_ref().unwrap().is_ok());
+        assert_eq!(editor.draft().recipe.calibration.data, None, "the recipe stays as it was written");
+        editor.resolve(None, &device, text);
         assert!(editor.draft().plan.is_none() && editor.draft().settings.is_empty());
     }
 }

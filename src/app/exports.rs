@@ -1,7 +1,7 @@
 //! Files that the window writes, each on the thread of its task.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use log::Level;
 
@@ -9,10 +9,11 @@ use crate::app::app::App;
 use crate::app::command::ExportKind;
 use crate::app::words;
 use crate::checkpoint;
-use crate::export::{Existing, ExportSummary, gguf, report, safetensors, tables};
+use crate::device::DeviceInfo;
+use crate::export::{Existing, ExportSummary, ModelLayout, report, tables};
 use crate::model::ModelSource;
-use crate::recipe::LayerSettings;
-use crate::session::ModelState;
+use crate::recipe::Recipe;
+use crate::session::{ModelExport, ModelState, export_model};
 use crate::study::{Study, journal};
 
 /// What an export writes from. Made in the frame, so it is small; what is large is read on the task's thread.
@@ -20,7 +21,14 @@ enum Source {
     Recipe(String),
     Journal(PathBuf),
     Study(Box<Study>),
-    Model(ModelSource, Vec<LayerSettings>),
+    Model(Box<Variant>),
+}
+
+/// A variant of the open model.
+struct Variant {
+    model: ModelSource,
+    recipe: Recipe,
+    device: DeviceInfo,
 }
 
 impl App {
@@ -39,10 +47,12 @@ impl App {
         let draft = self.editor.draft();
         Some(match (kind, self.session.model(), self.session.journal()) {
             (ExportKind::Recipe, ..) => Source::Recipe(draft.recipe.to_toml()),
-            (ExportKind::Safetensors | ExportKind::Gguf, ModelState::Open(model), _) => {
-                Source::Model(model.source.clone(), draft.settings.clone())
+            (kind, ModelState::Open(model), _) if layout(kind).is_some() => {
+                let recipe = draft.recipe.clone().calibrated_on(&self.prefs.sweep.calibration);
+                let model = model.source.clone();
+                Source::Model(Box::new(Variant { model, recipe, device: self.device() }))
             }
-            (ExportKind::Safetensors | ExportKind::Gguf, ..) => return None,
+            (kind, ..) if layout(kind).is_some() => return None,
             (_, _, Some(journal)) => Source::Journal(journal.to_owned()),
             (_, _, None) => Source::Study(Box::new(self.session.study().clone())),
         })
@@ -53,7 +63,7 @@ impl App {
 fn write(kind: ExportKind, source: Source, path: &Path, existing: Existing) -> Result<String, String> {
     let text = match source {
         Source::Recipe(text) => text,
-        Source::Model(model, settings) => return write_model(kind, &model, &settings, path, existing),
+        Source::Model(variant) => return write_model(kind, &variant, path, existing),
         Source::Journal(file) => table(kind, &journal::read_study(&file).map_err(|error| error.to_string())?.0),
         Source::Study(study) => table(kind, &study),
     };
@@ -72,21 +82,32 @@ fn table(kind: ExportKind, study: &Study) -> String {
     }
 }
 
-fn write_model(
-    kind: ExportKind,
-    model: &ModelSource,
-    settings: &[LayerSettings],
-    path: &Path,
-    existing: Existing,
-) -> Result<String, String> {
-    let source = checkpoint::open(model).map_err(|error| error.to_string())?;
-    let go_on = &mut |_, _| ControlFlow::Continue(());
-    let written = if kind == ExportKind::Gguf {
-        gguf::write(&source, settings, path, existing, go_on)
-    } else {
+/// The layout of an export of the model; `None` of other files.
+fn layout(kind: ExportKind) -> Option<ModelLayout> {
+    Some(match kind {
+        ExportKind::Safetensors => ModelLayout::Safetensors,
+        ExportKind::Gguf => ModelLayout::Gguf,
+        ExportKind::CompressedTensors => ModelLayout::CompressedTensors,
+        ExportKind::Recipe | ExportKind::TrialsCsv | ExportKind::TrialsJsonLines | ExportKind::Report => return None,
+    })
+}
+
+/// Writes the variant; a worker makes it first where that is needed. Begun, it goes on to its end.
+fn write_model(kind: ExportKind, variant: &Variant, path: &Path, existing: Existing) -> Result<String, String> {
+    let source = checkpoint::open(&variant.model).map_err(|error| error.to_string())?;
+    let Some(layout) = layout(kind) else { return Err(words::current().shell.needs_model.to_owned()) };
+    let is_file = layout == ModelLayout::Gguf;
+    let job = ModelExport {
+        source: &source,
+        recipe: &variant.recipe,
+        device: &variant.device,
+        layout,
+        dtype: None,
+        out: path,
         // A dialog asks about files, not about folders.
-        safetensors::write(&source, settings, None, path, Existing::Refuse, go_on)
+        existing: if is_file { existing } else { Existing::Refuse },
     };
+    let written = export_model(&job, &AtomicBool::new(false), &mut |_| {});
     let ExportSummary { path, bytes, notes } = written.map_err(|error| error.to_string())?;
     let mut said = format!("{} ({})", path.display(), crate::units::bytes(bytes));
     for note in notes {

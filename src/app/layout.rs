@@ -10,12 +10,14 @@ use crate::app::words::TitleWords;
 #[expect(missing_docs, reason = "each is the panel of the same name")]
 pub enum Tile {
     Recipe,
+    Whole,
     Sweep,
     TradeOff,
     Latency,
     Memory,
     Quality,
     Compare,
+    Inspector,
     Trials,
     Hardware,
     Log,
@@ -23,14 +25,16 @@ pub enum Tile {
 
 impl Tile {
     /// Every tile, in the order of the View menu.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Recipe,
+        Self::Whole,
         Self::Sweep,
         Self::TradeOff,
         Self::Latency,
         Self::Memory,
         Self::Quality,
         Self::Compare,
+        Self::Inspector,
         Self::Trials,
         Self::Hardware,
         Self::Log,
@@ -40,12 +44,14 @@ impl Tile {
     pub fn title(self, words: &TitleWords) -> &'static str {
         match self {
             Self::Recipe => words.recipe,
+            Self::Whole => words.whole,
             Self::Sweep => words.sweep,
             Self::TradeOff => words.trade_off,
             Self::Latency => words.latency,
             Self::Memory => words.memory,
             Self::Quality => words.quality,
             Self::Compare => words.compare,
+            Self::Inspector => words.inspector,
             Self::Trials => words.trials,
             Self::Hardware => words.hardware,
             Self::Log => words.log,
@@ -73,10 +79,10 @@ impl Room {
 pub fn default_tree(room: Room) -> Tree<Tile> {
     let mut tiles = Tiles::default();
     let trade_off = tabs(&mut tiles, &[Tile::TradeOff]);
-    let compare = tabs(&mut tiles, &[Tile::Compare]);
+    let compare = tabs(&mut tiles, &[Tile::Compare, Tile::Inspector]);
     let root = match room {
         Room::Wide => {
-            let recipe = tabs(&mut tiles, &[Tile::Recipe]);
+            let recipe = tabs(&mut tiles, &[Tile::Recipe, Tile::Whole]);
             let sweep = tabs(&mut tiles, &[Tile::Sweep]);
             let left = linear(&mut tiles, LinearDir::Vertical, &[(recipe, 0.58), (sweep, 0.42)]);
             let live = [Tile::Latency, Tile::Memory, Tile::Quality].map(|tile| (tabs(&mut tiles, &[tile]), 1.0));
@@ -90,7 +96,7 @@ pub fn default_tree(room: Room) -> Tree<Tile> {
             linear(&mut tiles, LinearDir::Vertical, &[(top, 0.65), (trials, 0.22), (strip, 0.13)])
         }
         Room::Compact => {
-            let left = tabs(&mut tiles, &[Tile::Recipe, Tile::Sweep]);
+            let left = tabs(&mut tiles, &[Tile::Recipe, Tile::Whole, Tile::Sweep]);
             let live = tabs(&mut tiles, &[Tile::Latency, Tile::Memory, Tile::Quality]);
             let centre = linear(&mut tiles, LinearDir::Vertical, &[(trade_off, 0.58), (live, 0.42)]);
             let top = linear(&mut tiles, LinearDir::Horizontal, &[(left, 0.335), (centre, 0.405), (compare, 0.26)]);

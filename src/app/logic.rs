@@ -17,7 +17,7 @@ use crate::app::{RunOptions, dialogs};
 use crate::device::{DeviceInfo, DeviceSpec};
 use crate::export::Existing;
 use crate::model::{ModelGraph, ModelSource};
-use crate::session::{ModelState, Session};
+use crate::session::{Demo, ModelState, Session};
 use crate::study::{Objective, Phase, StrategySpec, Study, TrialId, pareto_front};
 
 /// Time for events in one frame; what is left comes with the next one.
@@ -28,6 +28,7 @@ impl App {
     pub(super) fn begin(&mut self, options: RunOptions) {
         let started = self.tasks.demo();
         self.report(started);
+        self.session.measure_cache();
         match options {
             RunOptions { replay: Some(path), .. } => self.session.replay(path),
             RunOptions { open: Some(path), .. } => {
@@ -57,7 +58,7 @@ impl App {
             self.apply(command, ctx);
         }
         let device = self.device();
-        self.editor.resolve(graph(&self.session), &device);
+        self.editor.resolve(graph(&self.session), &device, &self.prefs.sweep.calibration);
         let open = match self.session.model() {
             ModelState::Open(model) => Some(&**model),
             _ => None,
@@ -88,6 +89,7 @@ impl App {
             can_redo: self.editor.can_redo(),
             study: self.session.study(),
             status: self.session.status(),
+            inspection: self.session.inspection(),
             selection: &self.selection,
             devices: self.session.devices(),
             device: self.device_spec(),
@@ -96,6 +98,7 @@ impl App {
             recent: &self.prefs.recent,
             log: self.notices.log(),
             telemetry: &telemetry,
+            cache: self.session.cache(),
             commands: &self.commands,
         };
         self.view.ui(&cx, ui);
@@ -121,6 +124,7 @@ impl App {
             Command::Pin(PinSlot::B, id) => self.selection.pinned_b = id,
             Command::SetSweep(sweep) => self.prefs.sweep = *sweep,
             Command::UseData(path) => self.prefs.sweep.quality.data = path,
+            Command::UseCalibration(path) => self.calibrate_on(path),
             Command::SetDevice(device) => self.prefs.device = Some(device),
             Command::SetTheme(theme) => {
                 self.prefs.theme = theme;
@@ -150,7 +154,10 @@ impl App {
             Command::Run(strategy) => self.run(*strategy),
             Command::Pause(paused) => self.session.pause(paused),
             Command::Stop => self.session.stop(),
+            Command::Inspect(request) => self.session.inspect(request),
+            Command::CancelInspection => self.session.cancel_inspection(),
             Command::Resume => self.resume(),
+            Command::ClearCache => self.session.clear_cache(),
             Command::Export(kind, path, existing) => self.export(kind, path, existing),
             other => log::debug!("nobody applies {other:?}"),
         }
@@ -158,8 +165,32 @@ impl App {
 
     fn open(&mut self, source: ModelSource) {
         self.prefs.remember(source.path());
+        self.prefs.calibrate(&source);
         self.selection.layers.clear();
         self.session.open(source);
+    }
+
+    fn unpacked(&mut self, demo: Demo) {
+        if self.prefs.sweep.quality.data.as_os_str().is_empty() {
+            self.prefs.sweep.quality.data = demo.search;
+        }
+        self.prefs.demo = Some((demo.model.clone(), demo.calibration));
+        if std::mem::take(&mut self.prefs.open_demo) {
+            self.open(demo.model);
+        } else if let ModelState::Open(model) = self.session.model() {
+            self.prefs.calibrate(&model.source);
+        }
+    }
+
+    /// The text for every recipe that names none, and for the one that is being edited if it names another.
+    fn calibrate_on(&mut self, path: PathBuf) {
+        let recipe = &self.editor.draft().recipe;
+        if recipe.calibration.data.is_some() {
+            let mut recipe = recipe.clone();
+            recipe.calibration.data = Some(path.clone());
+            self.editor.set(recipe, Gesture::Whole);
+        }
+        self.prefs.sweep.calibration = path;
     }
 
     fn replay(&mut self, path: PathBuf) {
@@ -206,14 +237,7 @@ impl App {
     fn take_in(&mut self, result: TaskResult) {
         let words: &Words = words::current();
         match result {
-            TaskResult::Demo(Ok((model, search))) => {
-                if self.prefs.sweep.quality.data.as_os_str().is_empty() {
-                    self.prefs.sweep.quality.data = search;
-                }
-                if std::mem::take(&mut self.prefs.open_demo) {
-                    self.open(model);
-                }
-            }
+            TaskResult::Demo(Ok(demo)) => self.unpacked(*demo),
             TaskResult::Demo(Err(reason)) => {
                 self.prefs.open_demo = false;
                 self.notices.push(Level::Error, (words.shell.unreadable)(words.open.demo, &reason));
@@ -266,7 +290,7 @@ impl App {
         chosen.or(devices.first().map(|device| device.spec)).unwrap_or_else(DeviceSpec::all_cores)
     }
 
-    fn device(&self) -> DeviceInfo {
+    pub(super) fn device(&self) -> DeviceInfo {
         let spec = self.device_spec();
         let known = self.session.devices().iter().find(|device| device.spec == spec).cloned();
         known.unwrap_or_else(|| DeviceInfo { spec, name: spec.label(), memory_bytes: None, unavailable: None })

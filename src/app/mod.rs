@@ -9,6 +9,7 @@
 pub mod actions;
 #[expect(clippy::module_inception, reason = "the file is named after its main type")]
 mod app;
+mod clear_cache;
 pub mod command;
 pub mod context;
 mod dialogs;

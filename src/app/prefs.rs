@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 use crate::app::layout::Tile;
 use crate::app::sweep::SweepSettings;
 use crate::device::DeviceSpec;
+use crate::model::ModelSource;
 
 /// Key of the preferences in eframe's storage.
 pub const KEY: &str = "prefs";
 
 /// Version of [`Prefs`]: another one is not read, so that an old arrangement never breaks a new window.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The longest list of recent files.
 const MAX_RECENT: usize = 8;
@@ -32,6 +33,9 @@ pub struct Prefs {
     pub device: Option<DeviceSpec>,
     /// The sweep's form.
     pub sweep: SweepSettings,
+    /// The demo's model and its text to calibrate on, once they are unpacked; not kept.
+    #[serde(skip)]
+    pub demo: Option<(ModelSource, PathBuf)>,
     /// Whether the demo is to be opened once it is unpacked; not kept.
     #[serde(skip)]
     pub open_demo: bool,
@@ -46,6 +50,7 @@ impl Default for Prefs {
             recent: Vec::new(),
             device: None,
             sweep: SweepSettings::default(),
+            demo: None,
             open_demo: false,
         }
     }
@@ -56,6 +61,18 @@ impl Prefs {
     pub fn load(storage: Option<&dyn eframe::Storage>) -> Self {
         let stored: Option<Self> = storage.and_then(|storage| eframe::get_value(storage, KEY));
         stored.filter(|prefs| prefs.version == VERSION).unwrap_or_default()
+    }
+
+    /// Gives the demo's model its own text to calibrate on, unless the user chose one, and keeps that text from any other
+    /// model.
+    pub fn calibrate(&mut self, model: &ModelSource) {
+        let Some((demo, text)) = &self.demo else { return };
+        let chosen = &mut self.sweep.calibration;
+        if model == demo && chosen.as_os_str().is_empty() {
+            chosen.clone_from(text);
+        } else if model != demo && chosen == text {
+            *chosen = PathBuf::new();
+        }
     }
 
     /// Puts a path at the head of the recent list.
@@ -69,6 +86,24 @@ impl Prefs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_demo_alone_is_calibrated_on_its_own_text() {
+        let model = |name: &str| ModelSource::Gguf { file: name.into() };
+        let mut prefs = Prefs { demo: Some((model("demo"), "own.jsonl".into())), ..Prefs::default() };
+        let mut check = |name: &str, expected: &str| {
+            prefs.calibrate(&model(name));
+            assert_eq!(prefs.sweep.calibration, Path::new(expected), "{name}");
+        };
+        check("other", "");
+        check("demo", "own.jsonl");
+        check("other", "");
+        prefs.sweep.calibration = "mine.jsonl".into();
+        for name in ["demo", "other"] {
+            prefs.calibrate(&model(name));
+            assert_eq!(prefs.sweep.calibration, Path::new("mine.jsonl"), "what the user chose stays");
+        }
+    }
 
     #[test]
     fn recent_files_are_unique_newest_first_and_few() {

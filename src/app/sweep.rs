@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceSpec;
 use crate::model::{LayerRole, ModelSource};
-use crate::recipe::{Group, IntFormat, PartialSettings, Recipe, Sparsity, Target, WeightFormat, presets};
+use crate::recipe::{
+    Fp8Scale, Group, IntFormat, PartialSettings, Preset, Recipe, Rounding, Sparsity, SparsityMethod, Target,
+    WeightFormat, presets,
+};
 use crate::study::{
     Axis, Budget, Limits, Protocol, QualityWorkload, SampleWorkload, SpeedWorkload, StrategySpec, StudySpec, Workload,
 };
@@ -70,16 +73,24 @@ pub struct SweepSettings {
     pub presets: BTreeSet<String>,
     /// The formats that are ticked.
     pub formats: BTreeSet<WeightFormat>,
+    /// Ways of rounding of a grid, by name; the recipe's own when none is ticked.
+    pub roundings: BTreeSet<String>,
+    /// Methods of pruning of a grid.
+    pub sparsity_methods: BTreeSet<SparsityMethod>,
     /// Sparsities of a grid, in per cent.
     pub grid_percents: BTreeSet<u8>,
     /// First rung, last rung and step of a ladder over sparsity, in per cent.
     pub ladder_percents: [u8; 3],
+    /// How a ladder over sparsity prunes.
+    pub ladder_method: SparsityMethod,
     /// What a grid or ladder varies.
     pub target: SweepTarget,
     /// Whether quality is measured.
     pub with_quality: bool,
     /// How quality is measured. An empty path stands for "not chosen yet".
     pub quality: QualityWorkload,
+    /// The text that calibrated methods read where a recipe names none. An empty path stands for "not chosen yet".
+    pub calibration: PathBuf,
     /// Whether speed is measured.
     pub with_speed: bool,
     /// How speed is measured.
@@ -100,10 +111,13 @@ impl Default for SweepSettings {
     fn default() -> Self {
         Self {
             kind: SweepKind::Presets,
-            presets: presets().iter().map(|preset| preset.id.to_owned()).collect(),
+            presets: presets().iter().filter(|preset| is_first(preset)).map(|preset| preset.id.to_owned()).collect(),
             formats: [WeightFormat::Q8_0, WeightFormat::Q5_1, WeightFormat::Q4_1, WeightFormat::Q4_0].into(),
+            roundings: BTreeSet::new(),
+            sparsity_methods: [SparsityMethod::Magnitude].into(),
             grid_percents: [0, 20].into(),
             ladder_percents: [10, 60, 10],
+            ladder_method: SparsityMethod::Magnitude,
             target: SweepTarget::Blocks,
             with_quality: true,
             quality: QualityWorkload {
@@ -113,6 +127,7 @@ impl Default for SweepSettings {
                 windows: Some(16),
                 dequantized: false,
             },
+            calibration: PathBuf::new(),
             with_speed: true,
             speed: SpeedWorkload { prompt: 64, decode: 32, repetitions: 5 },
             with_sample: true,
@@ -144,7 +159,8 @@ impl SweepSettings {
     pub fn choices() -> Vec<WeightFormat> {
         let int = |bits| WeightFormat::Int(IntFormat { bits, group: Group::Size(32), symmetric: false });
         let named = WeightFormat::NAMED.into_iter().filter(|format| *format != WeightFormat::Native);
-        let mut choices: Vec<WeightFormat> = named.chain([8, 6, 5, 4, 3, 2].map(int)).collect();
+        let fp8 = WeightFormat::Fp8(Fp8Scale::Row);
+        let mut choices: Vec<WeightFormat> = named.chain([fp8]).chain([8, 6, 5, 4, 3, 2].map(int)).collect();
         choices.sort_by(|a, b| nominal_bits(*b).total_cmp(&nominal_bits(*a)));
         choices
     }
@@ -174,7 +190,8 @@ impl SweepSettings {
             SweepKind::LadderSparsity => {
                 let [first, last, step] = self.ladder_percents;
                 let percents = (first..=last).step_by(usize::from(step.max(1)));
-                StrategySpec::Progressive { base, rungs: vec![axis(percents.map(sparse).collect())] }
+                let rungs = percents.map(|percent| sparse(self.ladder_method, percent)).collect();
+                StrategySpec::Progressive { base, rungs: vec![axis(rungs)] }
             }
             SweepKind::LadderFormats => StrategySpec::Progressive { base, rungs: vec![axis(self.format_settings())] },
         };
@@ -186,14 +203,15 @@ impl SweepSettings {
         if is_empty { Err(Incomplete::Nothing) } else { Ok(strategy) }
     }
 
-    /// The study that runs `strategy` with this workload, these limits and this budget.
+    /// The study that runs `strategy` with this workload, these limits and this budget. Recipes that need a calibration
+    /// text and name none get the form's.
     pub fn spec(&self, strategy: StrategySpec, model: ModelSource, device: DeviceSpec) -> StudySpec {
         StudySpec {
             name: model.name(),
             model,
             device,
             workload: self.workload(),
-            strategy,
+            strategy: self.calibrated(strategy),
             limits: self.limits,
             budget: self.budget,
             seed: self.seed,
@@ -209,18 +227,53 @@ impl SweepSettings {
         }
     }
 
+    fn calibrated(&self, strategy: StrategySpec) -> StrategySpec {
+        let text = &self.calibration;
+        // Whatever is laid over the base has its text. A way of rounding needs one on quantized weights only.
+        let base = |mut base: Recipe, axes: &[Axis]| {
+            let mut over = axes.iter().flat_map(|axis| &axis.settings).map(|settings| {
+                let default = PartialSettings { weights: Some(WeightFormat::Q4_0), ..*settings };
+                Recipe { default, ..Recipe::reference() }
+            });
+            if base.calibration.data.is_none() && over.any(|recipe| recipe.needs_calibration()) {
+                base.calibration.data = Some(text.clone()).filter(|text| !text.as_os_str().is_empty());
+            }
+            base.calibrated_on(text)
+        };
+        match strategy {
+            StrategySpec::List { recipes } => {
+                StrategySpec::List { recipes: recipes.into_iter().map(|recipe| recipe.calibrated_on(text)).collect() }
+            }
+            StrategySpec::Grid { base: draft, axes } => StrategySpec::Grid { base: base(draft, &axes), axes },
+            StrategySpec::Progressive { base: draft, rungs } => {
+                StrategySpec::Progressive { base: base(draft, &rungs), rungs }
+            }
+        }
+    }
+
     fn preset_recipes(&self) -> Vec<Recipe> {
         presets().iter().filter(|preset| self.presets.contains(preset.id)).map(|preset| preset.recipe()).collect()
     }
 
     fn format_settings(&self) -> Vec<PartialSettings> {
         let ticked = Self::choices().into_iter().filter(|format| self.formats.contains(format));
-        ticked.map(|weights| PartialSettings { weights: Some(weights), sparsity: None }).collect()
+        ticked.map(|weights| PartialSettings { weights: Some(weights), ..PartialSettings::default() }).collect()
+    }
+
+    /// Every ticked method at every ticked percentage; dense once.
+    fn sparsity_settings(&self) -> Vec<PartialSettings> {
+        let dense = self.grid_percents.contains(&0).then(|| sparse(SparsityMethod::Magnitude, 0));
+        let percents = self.grid_percents.iter().copied().filter(|percent| *percent > 0);
+        let pruned =
+            percents.flat_map(|percent| self.sparsity_methods.iter().map(move |method| sparse(*method, percent)));
+        dense.into_iter().chain(pruned).collect()
     }
 
     fn grid_axes(&self) -> Vec<Axis> {
-        let percents = self.grid_percents.iter().copied().map(sparse).collect();
-        [self.format_settings(), percents]
+        let roundings = Rounding::all().into_iter().filter(|rounding| self.roundings.contains(rounding.name()));
+        let roundings =
+            roundings.map(|rounding| PartialSettings { rounding: Some(rounding), ..PartialSettings::default() });
+        [self.format_settings(), roundings.collect(), self.sparsity_settings()]
             .into_iter()
             .filter(|settings: &Vec<PartialSettings>| !settings.is_empty())
             .map(|settings| Axis { target: self.target.target(), settings })
@@ -228,8 +281,14 @@ impl SweepSettings {
     }
 }
 
-fn sparse(percent: u8) -> PartialSettings {
-    PartialSettings { weights: None, sparsity: Some(Sparsity::magnitude(f64::from(percent) / 100.0)) }
+/// What a new form has ticked: what needs no text, and the three that are named by how far they go.
+fn is_first(preset: &Preset) -> bool {
+    matches!(preset.id, "light" | "medium" | "full") || !preset.recipe().needs_calibration()
+}
+
+fn sparse(method: SparsityMethod, percent: u8) -> PartialSettings {
+    let sparsity = Sparsity::new(method, f64::from(percent) / 100.0);
+    PartialSettings { sparsity: Some(sparsity), ..PartialSettings::default() }
 }
 
 /// Bits a weight of a format on a long row, to order formats by.
@@ -237,6 +296,7 @@ fn nominal_bits(format: WeightFormat) -> f64 {
     match format {
         WeightFormat::Native | WeightFormat::F32 => 32.0,
         WeightFormat::F16 | WeightFormat::Bf16 => 16.0,
+        WeightFormat::Fp8(_) => 8.0,
         WeightFormat::Int(int) => {
             let zero_point = if int.symmetric { 0.0 } else { f64::from(int.bits) };
             f64::from(int.bits) + (16.0 + zero_point) / int.group.len(4096) as f64

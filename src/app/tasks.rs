@@ -11,7 +11,7 @@ use crate::app::command::DialogKind;
 use crate::app::dialogs;
 use crate::model::ModelSource;
 use crate::recipe::Recipe;
-use crate::session::Wake;
+use crate::session::{Demo, Wake};
 
 /// Results that wait to be taken in; a task that ends when all are used waits on its own thread.
 const CAPACITY: usize = 16;
@@ -23,8 +23,8 @@ const NO_DIALOG: Duration = Duration::from_millis(250);
 /// What a task found or did.
 #[derive(Debug)]
 pub(super) enum TaskResult {
-    /// Where the demo's model and its text to search on lie.
-    Demo(Result<(ModelSource, PathBuf), String>),
+    /// Where the demo's files lie.
+    Demo(Result<Box<Demo>, String>),
     /// What was chosen.
     Dialog(DialogKind, Choice),
     /// What a path is.
@@ -96,8 +96,7 @@ impl Tasks {
     /// When no thread can be started.
     pub(super) fn demo(&self) -> std::io::Result<()> {
         self.spawn("task-demo", || {
-            let demo = crate::session::demo().map(|demo| (demo.model, demo.search));
-            TaskResult::Demo(demo.map_err(|error| error.to_string()))
+            TaskResult::Demo(crate::session::demo().map(Box::new).map_err(|error| error.to_string()))
         })
     }
 

@@ -140,6 +140,9 @@ pub const LIGHT: Tokens = Tokens {
     series: [rgb(0x1a62c9), rgb(0xb55a09), rgb(0x1b7a44), rgb(0xa2328f), rgb(0x7d6a00), rgb(0x0d7a80)],
 };
 
+/// The tint of a picture that keeps its own colors.
+pub const UNTINTED: Color32 = Color32::WHITE;
+
 /// How a number was obtained, told by shape as well as by color.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
@@ -192,6 +195,22 @@ impl Tokens {
     /// `color` for what is there but not looked at.
     pub fn faded(&self, color: Color32) -> Color32 {
         color.gamma_multiply(if self.dark { 0.45 } else { 0.5 })
+    }
+
+    /// The colors of the bytes of a heat map: zero is the ground; from `low`, at least 1 and below 255, they lead over the
+    /// accent to the strongest text, which the largest ones alone come near.
+    pub fn heat(&self, low: u8) -> [Color32; 256] {
+        const ACCENT_AT: f32 = 0.7;
+        let mut colors = [self.input; 256];
+        for (byte, color) in colors.iter_mut().enumerate().skip(1) {
+            let along = (byte as f32 - f32::from(low)).max(0.0) / (255.0 - f32::from(low));
+            *color = if along < ACCENT_AT {
+                self.selection.lerp_to_gamma(self.accent, along / ACCENT_AT)
+            } else {
+                self.accent.lerp_to_gamma(self.text_strong, (along - ACCENT_AT) / (1.0 - ACCENT_AT))
+            };
+        }
+        colors
     }
 
     /// egui's style with these colors.

@@ -42,7 +42,11 @@ fn menus_ui(cx: &ViewContext<'_>, visible: &dyn Fn(Tile) -> bool, ui: &mut Ui) {
             }
             ui.separator();
             ui.menu_button(words.menu_export, |ui| {
-                items_ui(cx, ui, &[Action::ExportFolder, Action::ExportGguf, Action::ExportRecipe]);
+                items_ui(
+                    cx,
+                    ui,
+                    &[Action::ExportFolder, Action::ExportCompressedTensors, Action::ExportGguf, Action::ExportRecipe],
+                );
                 ui.separator();
                 items_ui(cx, ui, &[Action::ExportReport, Action::ExportCsv, Action::ExportJsonLines]);
             });
@@ -86,7 +90,11 @@ fn item_ui(cx: &ViewContext<'_>, ui: &mut Ui, action: Action) {
         button = button.shortcut_text(ui.ctx().format_shortcut(&shortcut));
     }
     let command = action.command(cx);
-    if ui.add_enabled(command.is_some(), button).clicked() {
+    let mut response = ui.add_enabled(command.is_some(), button);
+    if let Some(reason) = action.refusal(cx) {
+        response = response.on_disabled_hover_text(reason);
+    }
+    if response.clicked() {
         if let Some(command) = command {
             cx.send(command);
         }
@@ -174,6 +182,10 @@ fn totals_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
     };
     let bits = mono(format!("{} {}", units::significant(plan.bits_per_weight(), 3), words.bits_per_weight));
     ui.label(bits.color(cx.theme.text)).on_hover_text(words.totals_hint);
+    if let Some(reason) = plan.estimated {
+        let mark = RichText::new(crate::app::theme::Mark::Estimated.glyph()).color(cx.theme.text_weak);
+        ui.label(mark).on_hover_text(format!("{}: {reason}", cx.words.whole.estimated));
+    }
     ui.label(RichText::new("·").color(cx.theme.text_weak));
     let bytes = plan.weight_bytes();
     let color = if bytes < stored { cx.theme.good } else { cx.theme.text };

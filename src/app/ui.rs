@@ -13,7 +13,7 @@ use crate::app::palette::Palette;
 use crate::app::panels::{self, Panel};
 use crate::app::path_prompt::PathPrompt;
 use crate::app::theme::GRID;
-use crate::app::{actions, help, toolbar};
+use crate::app::{actions, clear_cache, help, toolbar};
 
 /// Everything that is drawn: tiles, their panels, and what lies over them.
 pub struct View {
@@ -31,6 +31,7 @@ enum Over {
     Palette(Palette),
     Help,
     Path(PathPrompt),
+    ClearCache,
 }
 
 impl View {
@@ -56,6 +57,7 @@ impl View {
             Command::ToggleHelp => {
                 self.over = if matches!(self.over, Over::Help) { Over::Nothing } else { Over::Help };
             }
+            Command::AskClearCache => self.over = Over::ClearCache,
             other => return Some(other),
         }
         None
@@ -87,6 +89,7 @@ impl View {
             Over::Palette(palette) => palette.ui(cx, ui.ctx()),
             Over::Help => help::ui(cx, ui.ctx()),
             Over::Path(prompt) => prompt.ui(cx, ui.ctx()),
+            Over::ClearCache => clear_cache::ui(cx, ui.ctx()),
         };
         if close {
             self.over = Over::Nothing;

@@ -4,15 +4,25 @@
 //! where its grammar wants it. Numbers are formatted by `units` before they come here. Names of the field (`q8_0`,
 //! `down_proj`, failure labels of the study) are the same in every language and are not listed.
 
+mod cache;
+mod compression;
+mod inspector;
+mod methods;
 mod recipe;
 mod results;
 mod shell;
 mod sweep;
+mod whole;
 
+pub use cache::CacheWords;
+pub use compression::CompressionWords;
+pub use inspector::InspectorWords;
+pub use methods::MethodWords;
 pub use recipe::RecipeWords;
 pub use results::{CompareWords, HardwareWords, LiveWords, ResultsWords, TradeOffWords, TrialsWords};
 pub use shell::{CommandWords, HelpWords, OpenWords, ShellWords, TitleWords, ToolbarWords};
 pub use sweep::SweepWords;
+pub use whole::WholeWords;
 
 /// The words of one language.
 #[derive(Debug)]
@@ -31,10 +41,20 @@ pub struct Words {
     pub shell: ShellWords,
     /// The recipe's table.
     pub recipe: RecipeWords,
+    /// The methods of a layer.
+    pub methods: MethodWords,
+    /// What a recipe says of the whole model.
+    pub whole: WholeWords,
+    /// How a variant was made.
+    pub compression: CompressionWords,
+    /// The cache of compressed layers.
+    pub cache: CacheWords,
     /// The sweep's form.
     pub sweep: SweepWords,
     /// Plots, trials, comparison and hardware.
     pub results: ResultsWords,
+    /// One layer from near.
+    pub inspector: InspectorWords,
 }
 
 /// English.
@@ -46,8 +66,13 @@ pub const EN: Words = Words {
     help: HelpWords::EN,
     shell: ShellWords::EN,
     recipe: RecipeWords::EN,
+    methods: MethodWords::EN,
+    whole: WholeWords::EN,
+    compression: CompressionWords::EN,
+    cache: CacheWords::EN,
     sweep: SweepWords::EN,
     results: ResultsWords::EN,
+    inspector: InspectorWords::EN,
 };
 
 /// The words of the window's language.

@@ -1,7 +1,7 @@
 //! The bounds of a configuration, whichever file it comes from.
 
 use crate::checkpoint::limits::{self, Limit};
-use crate::model::{LlamaConfig, RopeScaling};
+use crate::model::{BlockShape, LlamaConfig, RopeScaling};
 
 /// Checks that the configuration is one that a forward pass can be made of; gives field and reason otherwise.
 ///
@@ -23,11 +23,9 @@ pub(super) fn check_config(config: &LlamaConfig) -> Result<(), (&'static str, St
         }
         limit.check(size as u64).map_err(|reason| (field, reason))?;
     }
-    let heads_width = config.n_heads as u64 * config.head_dim as u64;
-    limits::WIDTH.check(heads_width).map_err(|reason| ("num_attention_heads", reason))?;
-    if !config.n_heads.is_multiple_of(config.n_kv_heads) {
-        let reason = format!("{} does not divide {} heads", config.n_kv_heads, config.n_heads);
-        return Err(("num_key_value_heads", reason));
+    check_heads(config.n_heads, config.n_kv_heads, config.head_dim)?;
+    if !config.block_shapes.is_empty() {
+        check_blocks(config).map_err(|reason| ("blocks", reason))?;
     }
     if !config.head_dim.is_multiple_of(2) {
         return Err(("head_dim", format!("{} cannot be rotated in pairs", config.head_dim)));
@@ -55,6 +53,39 @@ pub(super) fn check_config(config: &LlamaConfig) -> Result<(), (&'static str, St
                 return Err(("rope_scaling.original_max_position_embeddings", "0 is not a size".to_owned()));
             }
         }
+    }
+    Ok(())
+}
+
+fn check_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> Result<(), (&'static str, String)> {
+    let heads_width = (n_heads as u64).saturating_mul(head_dim as u64);
+    limits::WIDTH.check(heads_width).map_err(|reason| ("num_attention_heads", reason))?;
+    if !n_heads.is_multiple_of(n_kv_heads) {
+        return Err(("num_key_value_heads", format!("{n_kv_heads} does not divide {n_heads} heads")));
+    }
+    Ok(())
+}
+
+/// Blocks of different widths: one each, none of them empty.
+fn check_blocks(config: &LlamaConfig) -> Result<(), String> {
+    let shapes = &config.block_shapes;
+    if shapes.len() != config.n_blocks {
+        return Err(format!("{} of them for {} blocks", shapes.len(), config.n_blocks));
+    }
+    for (block, shape) in shapes.iter().enumerate() {
+        let BlockShape { n_heads, n_kv_heads, intermediate_size } = *shape;
+        if shape.is_empty() {
+            return Err(format!("block {block} has neither attention nor MLP"));
+        }
+        if (n_heads == 0) != (n_kv_heads == 0) {
+            return Err(format!("block {block} has {n_heads} query heads and {n_kv_heads} key-value heads"));
+        }
+        if n_heads > 0 {
+            check_heads(n_heads, n_kv_heads, config.head_dim)
+                .map_err(|(field, reason)| format!("block {block}: {field}: {reason}"))?;
+        }
+        let width = limits::MLP_WIDTH.check(intermediate_size as u64);
+        width.map_err(|reason| format!("block {block}: {reason}"))?;
     }
     Ok(())
 }

@@ -6,11 +6,16 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::bounds::check_config;
+use crate::checkpoint::own::{ARCHITECTURE, KEY, OwnLayout};
 use crate::checkpoint::tokenizer::FirstToken;
 use crate::model::{HiddenAct, LlamaConfig, RopeOrder, RopeScaling};
 
-/// Reads the configuration. `first_token` is what the tokenizer says.
-pub(super) fn llama_config(json: &[u8], path: &Path, first_token: FirstToken) -> Result<LlamaConfig, CheckpointError> {
+/// Reads the configuration, and what is said under our own key. `first_token` is what the tokenizer says.
+pub(super) fn llama_config(
+    json: &[u8],
+    path: &Path,
+    first_token: FirstToken,
+) -> Result<(LlamaConfig, OwnLayout), CheckpointError> {
     let table: Map<String, Value> = serde_json::from_slice(json).map_err(|error| CheckpointError::Config {
         field: "config.json".to_owned(),
         reason: error.to_string(),
@@ -26,6 +31,11 @@ pub(super) fn llama_config(json: &[u8], path: &Path, first_token: FirstToken) ->
     if fields.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
         return Err(fields.refuse("partial_rotary_factor", "a partly rotated head is not supported"));
     }
+    let own = match fields.get(KEY) {
+        Some(value) => OwnLayout::read(value).map_err(|reason| fields.refuse(KEY, reason))?,
+        None if family == Family::Own => return Err(fields.refuse(KEY, "absent")),
+        None => OwnLayout::default(),
+    };
     let mistral = family == Family::Mistral;
     let hidden_size = fields.needed("hidden_size")?;
     let n_heads = fields.needed("num_attention_heads")?;
@@ -63,15 +73,18 @@ pub(super) fn llama_config(json: &[u8], path: &Path, first_token: FirstToken) ->
             FirstToken::Unknown => fields.token("bos_token_id")?,
         },
         eos_tokens: fields.tokens("eos_token_id")?,
+        block_shapes: own.blocks.clone(),
     };
     check_config(&config).map_err(|(field, reason)| fields.refuse(field, reason))?;
-    Ok(config)
+    Ok((config, own))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Family {
     Llama,
     Mistral,
+    /// Llama with [`KEY`].
+    Own,
 }
 
 fn family(fields: &Fields<'_>) -> Result<Family, CheckpointError> {
@@ -83,6 +96,7 @@ fn family(fields: &Fields<'_>) -> Result<Family, CheckpointError> {
     match name {
         "LlamaForCausalLM" | "llama" => Ok(Family::Llama),
         "MistralForCausalLM" | "mistral" => Ok(Family::Mistral),
+        ARCHITECTURE => Ok(Family::Own),
         other => {
             let reason = format!("{other:?} is not supported; LlamaForCausalLM and MistralForCausalLM are");
             Err(fields.refuse(field, reason))

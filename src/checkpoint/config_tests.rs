@@ -15,6 +15,7 @@ fn read(change: &Value) -> Result<LlamaConfig, String> {
         config[key] = value.clone();
     }
     llama_config(config.to_string().as_bytes(), Path::new("config.json"), FirstToken::Unknown)
+        .map(|(config, _)| config)
         .map_err(|error| error.to_string())
 }
 
@@ -51,7 +52,7 @@ fn tokens_come_alone_or_in_lists() {
     let bos = |template: FirstToken| {
         let mut config = base();
         config["bos_token_id"] = json!(1);
-        llama_config(config.to_string().as_bytes(), Path::new("x"), template).unwrap().bos_token
+        llama_config(config.to_string().as_bytes(), Path::new("x"), template).unwrap().0.bos_token
     };
     assert_eq!((bos(FirstToken::Unknown), bos(FirstToken::None), bos(FirstToken::Is(3))), (Some(1), None, Some(3)));
 }

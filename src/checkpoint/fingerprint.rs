@@ -1,6 +1,7 @@
 //! The identity of a model's contents.
 
 use crate::checkpoint::file::SourceFile;
+use crate::checkpoint::own::OwnLayout;
 use crate::checkpoint::{CheckpointError, RefusedTensor, TensorEntry};
 use crate::model::{Fingerprint, ModelFamily};
 
@@ -16,6 +17,7 @@ const MIDDLE: u64 = 16 << 10;
 /// tensor is not seen. Independent of the order of the tensors and of how they are spread over files.
 pub(super) fn fingerprint(
     family: &ModelFamily,
+    own: &OwnLayout,
     entries: &[TensorEntry],
     refused: &[RefusedTensor],
     files: &[SourceFile],
@@ -23,6 +25,10 @@ pub(super) fn fingerprint(
     let mut hasher = blake3::Hasher::new();
     let text = serde_json::to_vec(family).expect("a configuration is made of numbers");
     hasher.update(&(text.len() as u64).to_le_bytes()).update(&text);
+    if !own.is_plain() {
+        let text = serde_json::to_vec(own).expect("a layout is made of names and numbers");
+        hasher.update(&(text.len() as u64).to_le_bytes()).update(&text);
+    }
     let mut by_name: Vec<&TensorEntry> = entries.iter().collect();
     by_name.sort_by(|a, b| a.name.cmp(&b.name));
     for entry in by_name {

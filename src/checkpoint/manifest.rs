@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::checkpoint::own::{KEY, OwnLayout};
 use crate::checkpoint::{CheckpointError, RefusedTensor, TensorEntry};
 use crate::model::{Fingerprint, Layer, LayerPath, LayerRole, LlamaConfig, ModelFamily, ModelGraph, StoredFormat};
 
@@ -17,19 +18,15 @@ struct Needed {
     shape: Vec<usize>,
 }
 
-struct NeededLayer {
-    path: String,
-    block: Option<u16>,
-    role: LayerRole,
-    shape: [usize; 2],
-}
-
 /// Everything that is not yet a graph: configuration, tensors, and where they come from.
 pub(super) struct Found<'a> {
     pub(super) name: String,
     pub(super) config: LlamaConfig,
+    /// What is said under our own key.
+    pub(super) own: &'a OwnLayout,
     pub(super) entries: &'a [TensorEntry],
-    pub(super) names: &'a Names,
+    /// The names of shared tensors are added.
+    pub(super) names: &'a mut Names,
     /// Canonical names, too, where the family knows the tensor.
     pub(super) refused: &'a [RefusedTensor],
     pub(super) path: &'a Path,
@@ -39,23 +36,26 @@ impl Found<'_> {
     /// Builds the graph; its fingerprint is left empty.
     ///
     /// Every tensor that the family needs is there, has the shape that the configuration asks for and a supported format.
-    pub(super) fn into_graph(self) -> Result<ModelGraph, CheckpointError> {
-        let layers = needed_layers(&self.config);
+    pub(super) fn into_graph(mut self) -> Result<ModelGraph, CheckpointError> {
+        let mut layers = needed_layers(&self.config);
+        self.apply_own(&mut layers)?;
         let vectors = self.needed_vectors(&layers);
         self.check_present(&layers, &vectors)?;
-        let mut graph_layers = Vec::with_capacity(layers.len());
-        for layer in layers {
-            let entry = self.entry(&format!("{}.weight", layer.path)).expect("checked to be present");
-            self.check_shape(entry, &layer.shape)?;
+        for layer in &mut layers {
+            let mut formats = Vec::new();
+            for (name, shape) in layer.tensors() {
+                let entry = self.entry(&name).expect("checked to be present");
+                self.check_shape(entry, &shape)?;
+                formats.push(entry.format);
+            }
+            if let [up, down] = formats[..]
+                && (up != down || matches!(up, StoredFormat::Ggml(_)))
+            {
+                return Err(self.refuse(format!("factors of {} in {} and {}", layer.path, up.name(), down.name())));
+            }
+            layer.stored = formats[0];
             let bias = self.entry(&format!("{}.bias", layer.path)).filter(|_| self.has_bias(layer.role));
-            graph_layers.push(Layer {
-                path: LayerPath(layer.path),
-                block: layer.block,
-                role: layer.role,
-                shape: layer.shape,
-                stored: entry.format,
-                bias_len: bias.map_or(0, |_| layer.shape[0]),
-            });
+            layer.bias_len = bias.map_or(0, |_| layer.shape[0]);
         }
         let (mut other_bytes, mut other_weights) = (0, 0);
         for vector in &vectors {
@@ -73,10 +73,51 @@ impl Found<'_> {
             name: self.name,
             fingerprint: Fingerprint(String::new()),
             family: ModelFamily::Llama(self.config),
-            layers: graph_layers,
+            layers,
             other_bytes,
             other_weights,
         })
+    }
+
+    fn refuse(&self, reason: String) -> CheckpointError {
+        CheckpointError::Config { field: KEY.to_owned(), reason, path: self.path.to_owned() }
+    }
+
+    /// Gives layers their ranks and what they share, and shared tensors their other names.
+    fn apply_own(&mut self, layers: &mut [Layer]) -> Result<(), CheckpointError> {
+        let position = |path: &LayerPath, layers: &[Layer]| layers.iter().position(|layer| &layer.path == path);
+        for (path, &rank) in &self.own.low_rank {
+            let Some(at) = position(path, layers).filter(|at| layers[*at].block.is_some()) else {
+                return Err(self.refuse(format!("low_rank: {path} is no layer of a block")));
+            };
+            let most = layers[at].shape[0].min(layers[at].shape[1]);
+            if rank == 0 || rank > most {
+                return Err(self.refuse(format!("low_rank: {path} has rank {rank}, which is not from 1 to {most}")));
+            }
+            layers[at].rank = Some(rank);
+        }
+        for (path, owner) in &self.own.shared {
+            let (Some(at), Some(from)) = (position(path, layers), position(owner, layers)) else {
+                return Err(self.refuse(format!("shared: {path} or {owner} is no layer of the model")));
+            };
+            if at == from || self.own.shared.contains_key(owner) {
+                return Err(self.refuse(format!("shared: {owner} of {path} has no tensor of its own")));
+            }
+            let alike = |layer: &Layer| (layer.role, layer.shape, layer.rank, layer.block.is_some());
+            if alike(&layers[at]) != alike(&layers[from]) || layers[at].block.is_none() {
+                return Err(self.refuse(format!("shared: {path} and {owner} are layers of different kinds or shapes")));
+            }
+            let last = |layer: &Layer| layer.tensors().pop().map(|(name, _)| name).expect("a layer has weights");
+            let (alias, name) = (last(&layers[at]), last(&layers[from]));
+            let Some(&index) = self.names.get(&name) else {
+                return Err(CheckpointError::Missing { names: vec![name], path: self.path.to_owned() });
+            };
+            if self.names.insert(alias.clone(), index).is_some() {
+                return Err(self.refuse(format!("shared: {alias} is in the files, too")));
+            }
+            layers[at].shared_with = Some(owner.clone());
+        }
+        Ok(())
     }
 
     fn entry(&self, canonical: &str) -> Option<&TensorEntry> {
@@ -92,11 +133,13 @@ impl Found<'_> {
     }
 
     /// Norms, biases and rotary factors.
-    fn needed_vectors(&self, layers: &[NeededLayer]) -> Vec<Needed> {
+    fn needed_vectors(&self, layers: &[Layer]) -> Vec<Needed> {
         let hidden = self.config.hidden_size;
         let mut vectors = Vec::new();
         for block in 0..self.config.n_blocks {
-            for norm in ["input_layernorm", "post_attention_layernorm"] {
+            let shape = self.config.block_shape(block);
+            let norms = [("input_layernorm", shape.n_heads), ("post_attention_layernorm", shape.intermediate_size)];
+            for (norm, _) in norms.iter().filter(|(_, width)| *width > 0) {
                 vectors.push(Needed { name: format!("model.layers.{block}.{norm}.weight"), shape: vec![hidden] });
             }
         }
@@ -114,8 +157,8 @@ impl Found<'_> {
         vectors
     }
 
-    fn check_present(&self, layers: &[NeededLayer], vectors: &[Needed]) -> Result<(), CheckpointError> {
-        let weights = layers.iter().map(|layer| format!("{}.weight", layer.path));
+    fn check_present(&self, layers: &[Layer], vectors: &[Needed]) -> Result<(), CheckpointError> {
+        let weights = layers.iter().flat_map(|layer| layer.tensors().into_iter().map(|(name, _)| name));
         let absent = weights.chain(vectors.iter().map(|vector| vector.name.clone()));
         let absent: Vec<String> = absent.filter(|name| !self.names.contains_key(name)).collect();
         let mut refused: Vec<RefusedTensor> = Vec::new();
@@ -150,32 +193,36 @@ impl Found<'_> {
     }
 }
 
-/// The linear layers in the order of execution.
-fn needed_layers(config: &LlamaConfig) -> Vec<NeededLayer> {
-    let hidden = config.hidden_size;
-    let heads = config.n_heads * config.head_dim;
-    let kv_heads = config.n_kv_heads * config.head_dim;
-    let mlp = config.intermediate_size;
-    let outside =
-        |path: &str, role| NeededLayer { path: path.to_owned(), block: None, role, shape: [config.vocab_size, hidden] };
+/// The linear layers in the order of execution, with formats and biases still open.
+fn needed_layers(config: &LlamaConfig) -> Vec<Layer> {
+    const ROLES: [(&str, LayerRole); 7] = [
+        ("self_attn.q_proj", LayerRole::QProj),
+        ("self_attn.k_proj", LayerRole::KProj),
+        ("self_attn.v_proj", LayerRole::VProj),
+        ("self_attn.o_proj", LayerRole::OProj),
+        ("mlp.gate_proj", LayerRole::GateProj),
+        ("mlp.up_proj", LayerRole::UpProj),
+        ("mlp.down_proj", LayerRole::DownProj),
+    ];
+    let layer = |path: String, block: Option<u16>, role, shape| Layer {
+        path: LayerPath(path),
+        block,
+        role,
+        shape,
+        stored: StoredFormat::F32,
+        bias_len: 0,
+        rank: None,
+        shared_with: None,
+    };
+    let outside = |path: &str, role| layer(path.to_owned(), None, role, [config.vocab_size, config.hidden_size]);
     let mut layers = vec![outside("model.embed_tokens", LayerRole::Embedding)];
     for block in 0..config.n_blocks {
-        for (name, role, shape) in [
-            ("self_attn.q_proj", LayerRole::QProj, [heads, hidden]),
-            ("self_attn.k_proj", LayerRole::KProj, [kv_heads, hidden]),
-            ("self_attn.v_proj", LayerRole::VProj, [kv_heads, hidden]),
-            ("self_attn.o_proj", LayerRole::OProj, [hidden, heads]),
-            ("mlp.gate_proj", LayerRole::GateProj, [mlp, hidden]),
-            ("mlp.up_proj", LayerRole::UpProj, [mlp, hidden]),
-            ("mlp.down_proj", LayerRole::DownProj, [hidden, mlp]),
-        ] {
-            let block_number = u16::try_from(block).expect("the number of blocks was checked");
-            layers.push(NeededLayer {
-                path: format!("model.layers.{block}.{name}"),
-                block: Some(block_number),
-                role,
-                shape,
-            });
+        let block_number = u16::try_from(block).expect("the number of blocks was checked");
+        for (name, role) in ROLES {
+            // Where attention or MLP was removed there is no layer.
+            if let Some(shape) = config.block_shape(block).layer_shape(config, role) {
+                layers.push(layer(format!("model.layers.{block}.{name}"), Some(block_number), role, shape));
+            }
         }
     }
     if !config.tied_head {

@@ -19,8 +19,12 @@ pub(crate) mod gguf;
 mod limits;
 mod manifest;
 mod open;
+pub(crate) mod own;
 mod safetensors;
 pub(crate) mod tokenizer;
+
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use tokenizers::Tokenizer;
 
@@ -132,7 +136,8 @@ impl Checkpoint {
         let needed = |name: &str| self.entry(name).is_some_and(|found| found == entry);
         let config = self.config();
         let of_layer = |layer: &crate::model::Layer| {
-            needed(&format!("{}.weight", layer.path)) || layer.bias_len > 0 && needed(&format!("{}.bias", layer.path))
+            layer.tensors().iter().any(|(name, _)| needed(name))
+                || layer.bias_len > 0 && needed(&format!("{}.bias", layer.path))
         };
         let of_block = |block: usize| {
             ["input_layernorm", "post_attention_layernorm"]
@@ -227,6 +232,13 @@ impl Checkpoint {
     pub(crate) fn files(&self) -> &[SourceFile] {
         &self.files
     }
+}
+
+/// The hash of every tensor of a safetensors file, whatever its dtype: for who reads back what it wrote.
+pub(crate) fn tensor_hashes(path: &Path) -> Result<BTreeMap<String, blake3::Hash>, CheckpointError> {
+    let file = SourceFile::open(path)?;
+    let hash = |tensor: RawTensor| Ok((tensor.name, blake3::hash(&file.read(tensor.offset, tensor.len)?)));
+    safetensors::read_header(&file)?.into_iter().map(hash).collect()
 }
 
 /// Little-endian dense elements as f32; `None` for a GGML block format.

@@ -10,6 +10,7 @@ use rustix::fs::OFlags;
 use crate::checkpoint::file::{Folder, SourceFile};
 use crate::checkpoint::fingerprint::fingerprint;
 use crate::checkpoint::manifest::{Found, Names, ROPE_FACTORS};
+use crate::checkpoint::own::OwnLayout;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, RawTensor, RefusedTensor, TensorEntry, Words, config, folder, gguf, limits, tokenizer,
 };
@@ -79,10 +80,10 @@ fn open_folder(source: &ModelSource, dir: &Path) -> Result<Checkpoint, Checkpoin
         read(&texts.tokenizer, &limits::TOKENIZER)?.as_deref(),
         read(&texts.tokenizer_config, &limits::JSON)?.as_deref(),
     );
-    let config = config::llama_config(&texts.config.read_all(&limits::JSON)?, texts.config.path(), first_token)?;
+    let (config, own) = config::llama_config(&texts.config.read_all(&limits::JSON)?, texts.config.path(), first_token)?;
     let (files, tensors) = folder::open_weights(&folder)?;
     let sorted = sort(tensors, |name| Some(name.to_owned()));
-    finish(source, config, files, sorted, Words::Folder(Box::new(texts)))
+    finish(source, (config, own), files, sorted, Words::Folder(Box::new(texts)))
 }
 
 fn open_gguf(source: &ModelSource, path: &Path) -> Result<Checkpoint, CheckpointError> {
@@ -105,7 +106,7 @@ fn open_gguf(source: &ModelSource, path: &Path) -> Result<Checkpoint, Checkpoint
         ROPE_FACTORS => Some(name.to_owned()),
         _ => gguf::canonical_name(name),
     });
-    finish(source, config, vec![file], sorted, Words::Gguf(metadata))
+    finish(source, (config, OwnLayout::default()), vec![file], sorted, Words::Gguf(metadata))
 }
 
 /// Tensors that can be used, their names, and the others.
@@ -130,15 +131,22 @@ fn sort(tensors: Vec<(usize, RawTensor)>, canonical: impl Fn(&str) -> Option<Str
 
 fn finish(
     source: &ModelSource,
-    config: LlamaConfig,
+    (config, own): (LlamaConfig, OwnLayout),
     files: Vec<SourceFile>,
-    (entries, names, refused): Sorted,
+    (entries, mut names, refused): Sorted,
     words: Words,
 ) -> Result<Checkpoint, CheckpointError> {
-    let found =
-        Found { name: source.name(), config, entries: &entries, names: &names, refused: &refused, path: source.path() };
+    let found = Found {
+        name: source.name(),
+        config,
+        own: &own,
+        entries: &entries,
+        names: &mut names,
+        refused: &refused,
+        path: source.path(),
+    };
     let mut graph = found.into_graph()?;
-    graph.fingerprint = fingerprint(&graph.family, &entries, &refused, &files)?;
+    graph.fingerprint = fingerprint(&graph.family, &own, &entries, &refused, &files)?;
     let mut checkpoint =
         Checkpoint { source: source.clone(), graph, files, entries, names, refused, rope_factors: None, words };
     checkpoint.rope_factors = checkpoint.read_f32(ROPE_FACTORS)?;

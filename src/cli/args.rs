@@ -53,6 +53,8 @@ pub(super) enum Verb {
     Export(ExportArgs),
     /// List the devices of this machine.
     Devices(DevicesArgs),
+    /// Show or empty the folder of compressed layers and calibrations that later runs use again.
+    Cache(CacheArgs),
 }
 
 #[derive(Debug, Args)]
@@ -60,14 +62,34 @@ pub(super) enum Verb {
 pub(super) struct InspectArgs {
     /// A Hugging Face folder or a GGUF file.
     pub(super) model: PathBuf,
+    /// Look into one layer: how its weights are spread, its singular values, what each setting costs it.
+    #[arg(long, value_name = "PATH")]
+    pub(super) layer: Option<String>,
+    /// Calibrate on this text (JSON lines with a `text` each): the range of each input channel, errors of the outputs, and
+    /// the settings that need it.
+    #[arg(long, value_name = "FILE.jsonl", requires = "layer")]
+    pub(super) calibration: Option<PathBuf>,
+    /// Read only the first so many windows of it; 128 when absent.
+    #[arg(long, value_name = "N", requires = "calibration", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) calibration_windows: Option<u32>,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  trimtab eval assets/demo/stories15M --recipe assets/recipes/q8_0.toml \\\n    \
-                  --data assets/demo/search.jsonl --protocol gptq --context 256 --windows 8 --json")]
+#[command(
+    after_help = "Methods that read activations (gptq, awq, imatrix, wanda, sparsegpt, whitened low rank, static \
+                  8-bit inputs,\nstructural scores) are calibrated on the text of the recipe's [calibration] or of \
+                  --calibration.\n\n\
+                  Examples:\n  trimtab eval assets/demo/stories15M --recipe assets/recipes/q8_0.toml \\\n    \
+                  --data assets/demo/search.jsonl --protocol gptq --context 256 --windows 8 --json\n  \
+                  trimtab eval assets/demo/stories15M --recipe gptq4.toml \\\n    \
+                  --calibration assets/demo/calibration.jsonl --calibration-windows 8 \\\n    \
+                  --data assets/demo/search.jsonl --windows 4 --layers\n\n\
+                  gptq4.toml:\n  format_version = 1\n  name = \"GPTQ in 4 bits\"\n  [default]\n  \
+                  weights = { int = { bits = 4, group = 32 } }\n  rounding = \"gptq\""
+)]
 pub(super) struct EvalArgs {
     /// A Hugging Face folder or a GGUF file.
     pub(super) model: PathBuf,
@@ -94,15 +116,20 @@ pub(super) struct EvalArgs {
     /// Exit with 1 when the upper 95 % bound of the perplexity over the reference's is above this.
     #[arg(long, value_name = "RATIO")]
     pub(super) max_perplexity_ratio: Option<f64>,
+    /// Also list every compressed layer with its error, bytes and notes; JSON always has them.
+    #[arg(long)]
+    pub(super) layers: bool,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  trimtab bench assets/demo/stories15M --recipe q4_0 --prompt 128 --decode 32 --repetitions 4"
-)]
+#[command(after_help = "Examples:\n  trimtab bench assets/demo/stories15M --recipe q4_0 \\\n    \
+                  --prompt 128 --decode 32 --repetitions 4\n  \
+                  trimtab bench assets/demo/stories15M --recipe gptq4.toml \\\n    \
+                  --calibration assets/demo/calibration.jsonl --calibration-windows 8 \\\n    \
+                  --prompt 64 --decode 8 --repetitions 2 --layers")]
 pub(super) struct BenchArgs {
     /// A Hugging Face folder or a GGUF file.
     pub(super) model: PathBuf,
@@ -117,6 +144,9 @@ pub(super) struct BenchArgs {
     /// Repetitions of variant and reference, taken turn about.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..))]
     pub(super) repetitions: u32,
+    /// Also list every compressed layer with its error, bytes and notes; JSON always has them.
+    #[arg(long)]
+    pub(super) layers: bool,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,
@@ -137,6 +167,20 @@ pub(super) struct VariantArgs {
     /// Seed of every random choice.
     #[arg(long, default_value_t = 0)]
     pub(super) seed: u64,
+    #[command(flatten)]
+    pub(super) calibration: CalibrationArgs,
+}
+
+/// The text that calibrated methods read.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct CalibrationArgs {
+    /// The text that calibrated methods read, in the place of the recipe's own: JSON lines with a `text` each. It must not
+    /// be the text that the variant is judged by.
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(super) calibration: Option<PathBuf>,
+    /// Calibrate on so many windows of it; the recipe's number, or 128, when absent.
+    #[arg(long, value_name = "WINDOWS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) calibration_windows: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -154,6 +198,9 @@ pub(super) struct VariantArgs {
         prompt = 128\n  \
         decode = 32\n  \
         repetitions = 4\n  \
+        [calibration]                         # for recipes that leave it open\n  \
+        data = \"assets/demo/calibration.jsonl\"\n  \
+        windows = 32\n  \
         [limits]\n  \
         max_kl = 0.2                          # or max_perplexity_ratio\n  \
         [budget]\n  \
@@ -162,7 +209,9 @@ pub(super) struct VariantArgs {
         kind = \"list\"                         # or \"grid\" (base, axes), \"progressive\" (base, rungs)\n  \
         recipes = [\"q8_0\", \"mine.toml\"]       # shipped names, files, or tables\n\n\
         Exit code 1: a trial failed, or limits are set and no variant kept them.\n\n\
-        Example:\n  trimtab sweep --demo --out demo.study")]
+        Examples:\n  trimtab sweep --demo --out demo.study\n  \
+        trimtab sweep SPEC.toml --out mine.study \\\n    \
+        --calibration calibration.jsonl --calibration-windows 32")]
 pub(super) struct SweepArgs {
     /// What to run.
     #[arg(value_name = "SPEC.toml", required_unless_present = "demo", conflicts_with = "demo")]
@@ -180,13 +229,19 @@ pub(super) struct SweepArgs {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) calibration: CalibrationArgs,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  trimtab show assets/demo/demo.study --json")]
+#[command(after_help = "Examples:\n  trimtab show assets/demo/demo.study --json\n  \
+                        trimtab show assets/demo/demo.study --layers")]
 pub(super) struct ShowArgs {
     /// A study file.
     pub(super) study: PathBuf,
+    /// Also list every compressed layer of each trial with its error, bytes and notes; JSON always has them.
+    #[arg(long)]
+    pub(super) layers: bool,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,
@@ -206,9 +261,15 @@ pub(super) struct ReportArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  trimtab export assets/demo/stories15M --recipe q8_0 --format gguf --out stories15M-q8_0.gguf"
-)]
+#[command(after_help = "Calibrated recipes, and those that cut, share or factorize, are made by a worker first.\n\
+                  What a format cannot hold is refused before that.\n\n\
+                  Examples:\n  trimtab export assets/demo/stories15M --recipe q8_0 \\\n    \
+                  --format gguf --out stories15M-q8_0.gguf\n  \
+                  trimtab export assets/demo/stories15M --recipe int4-g32 \\\n    \
+                  --format compressed-tensors --out stories15M-int4\n  \
+                  trimtab export assets/demo/stories15M --recipe gptq4.toml \\\n    \
+                  --calibration assets/demo/calibration.jsonl --calibration-windows 8 \\\n    \
+                  --format safetensors --dtype f16 --out stories15M-gptq4")]
 pub(super) struct ExportArgs {
     /// A Hugging Face folder or a GGUF file.
     pub(super) model: PathBuf,
@@ -225,9 +286,22 @@ pub(super) struct ExportArgs {
     /// Put the new model in the place of one that is there, once it is complete.
     #[arg(long)]
     pub(super) replace: bool,
-    /// A new folder (safetensors) or a file (gguf).
+    /// A new folder (safetensors, compressed-tensors) or a file (gguf).
     #[arg(long, value_name = "PATH")]
     pub(super) out: PathBuf,
+    #[command(flatten)]
+    pub(super) calibration: CalibrationArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  trimtab cache --json\n  trimtab cache --clear")]
+pub(super) struct CacheArgs {
+    /// Remove everything in it. Nothing is lost but time.
+    #[arg(long)]
+    pub(super) clear: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -241,8 +315,11 @@ pub(super) struct DevicesArgs {
 /// The layouts that models are written in.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum ExportFormat {
-    /// A Hugging Face folder.
+    /// A Hugging Face folder of dense tensors.
     Safetensors,
+    /// A Hugging Face folder whose integer (4 and 8 bits) and FP8 layers keep their codes; transformers loads it where
+    /// compressed-tensors is installed.
+    CompressedTensors,
     /// One GGUF file.
     Gguf,
 }

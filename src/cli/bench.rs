@@ -3,10 +3,10 @@
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use crate::cli::Verdict;
 use crate::cli::args::BenchArgs;
 use crate::cli::out::{Out, say};
 use crate::cli::trial::{self, Ran, say_cautions};
+use crate::cli::{Verdict, compression};
 use crate::study::{Measurements, PhaseSpeed, Speed, SpeedWorkload, Workload};
 use crate::units;
 
@@ -28,6 +28,9 @@ pub(super) fn run(args: &BenchArgs, out: &mut Out) -> anyhow::Result<Verdict> {
         out.json(&as_json(&ran, measurements, speed))?;
     } else {
         out.data(&as_text(&ran, measurements, speed))?;
+        if let Some(layers) = compression::layers(measurements).filter(|_| args.layers) {
+            out.data(&layers)?;
+        }
     }
     say_cautions(&ran.cautions);
     Ok(Verdict::Done)
@@ -45,6 +48,8 @@ fn as_json(ran: &Ran, measurements: &Measurements, speed: &Speed) -> Value {
         "peak_rss_bytes": measurements.memory.peak_rss_bytes,
         "peak_gpu_bytes": measurements.memory.peak_gpu_bytes,
         "bits_per_weight": measurements.bits_per_weight,
+        // How the speeds came about: on the format's own products, or on f32 products in their place.
+        "speed_basis": if measurements.simulated_layers > 0 { "simulated" } else { "measured" },
         "simulated": measurements.simulated_layers > 0,
         "simulated_layers": measurements.simulated_layers,
         "products": measurements.products,
@@ -54,6 +59,8 @@ fn as_json(ran: &Ran, measurements: &Measurements, speed: &Speed) -> Value {
             "reference_prefill_nanos": speed.prefill.reference_nanos,
             "reference_decode_nanos": speed.decode.reference_nanos,
         },
+        "compress_secs": measurements.compress_secs,
+        "compression": measurements.compression,
         "conditions": measurements.conditions,
         "cautions": ran.cautions.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
@@ -81,8 +88,13 @@ fn as_text(ran: &Ran, measurements: &Measurements, speed: &Speed) -> String {
     let peak = measurements.memory.peak_rss_bytes.map_or_else(|| "not readable".to_owned(), units::bytes);
     let products: Vec<String> =
         measurements.products.iter().map(|(product, layers)| format!("{product} ({layers} layers)")).collect();
-    let lines = [
+    let basis = match measurements.simulated_layers {
+        0 => "measured on the products of the format".to_owned(),
+        n => format!("simulated: {n} layers ran dequantized in f32, so this is not the format's own speed or memory"),
+    };
+    let mut lines = vec![
         ("recipe", ran.recipe.name.clone()),
+        ("speed", basis),
         ("prefill", phase_text(&speed.prefill, speed.prompt_tokens, "prompt")),
         ("decode", phase_text(&speed.decode, speed.decode_tokens, "token")),
         (
@@ -96,7 +108,8 @@ fn as_text(ran: &Ran, measurements: &Measurements, speed: &Speed) -> String {
         ("peak memory", peak),
         ("what ran", products.join(", ")),
     ];
-    lines.map(|(name, value)| format!("{name:<11} {value}")).join("\n")
+    lines.extend(compression::lines(measurements));
+    lines.into_iter().map(|(name, value)| format!("{name:<11} {value}")).collect::<Vec<_>>().join("\n")
 }
 
 fn phase_text(phase: &PhaseSpeed, tokens: u32, unit: &str) -> String {

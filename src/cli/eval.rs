@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::cli::args::EvalArgs;
 use crate::cli::out::{Out, quoted, say};
 use crate::cli::trial::{self, Ran, say_cautions};
-use crate::cli::{Verdict, open};
+use crate::cli::{Verdict, compression, open};
 use crate::study::{Limits, Measurements, Protocol, Quality, QualityWorkload, Workload};
 use crate::units;
 
@@ -43,6 +43,9 @@ pub(super) fn run(args: &EvalArgs, out: &mut Out) -> anyhow::Result<Verdict> {
         out.json(&as_json(&ran, measurements, quality))?;
     } else {
         out.data(&as_text(&ran, measurements, quality))?;
+        if let Some(layers) = compression::layers(measurements).filter(|_| args.layers) {
+            out.data(&layers)?;
+        }
     }
     say_cautions(&ran.cautions);
     let limits = Limits { max_kl: args.max_kl, max_perplexity_ratio: args.max_perplexity_ratio };
@@ -64,6 +67,8 @@ fn as_json(ran: &Ran, measurements: &Measurements, quality: &Quality) -> Value {
         "conditions": measurements.conditions,
         "cautions": ran.cautions.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "dequantized": measurements.dequantized_quality.as_ref().map(scores),
+        "compress_secs": measurements.compress_secs,
+        "compression": measurements.compression,
     });
     if let (Some(object), Value::Object(scores)) = (value.as_object_mut(), scores(quality)) {
         object.extend(scores);
@@ -114,6 +119,7 @@ fn as_text(ran: &Ran, measurements: &Measurements, quality: &Quality) -> String 
     let mut lines = vec![("recipe", ran.recipe.name.clone()), ("protocol", basis)];
     lines.extend(score_lines(quality));
     lines.push(("weights", weights));
+    lines.extend(compression::lines(measurements));
     if let Some(quality) = &measurements.dequantized_quality {
         lines.push(("dequantized", "the weights alone, activations in f32".to_owned()));
         lines.extend(score_lines(quality));

@@ -1,4 +1,4 @@
-//! `trimtab inspect`: what a model contains, from its headers.
+//! `trimtab inspect`: what a model contains, from its headers, or one layer from near.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::checkpoint::Checkpoint;
 use crate::cli::args::InspectArgs;
 use crate::cli::out::Out;
 use crate::cli::table::{Column, numbers, table, words};
-use crate::cli::{Verdict, open};
+use crate::cli::{Verdict, inspect_layer, open};
 use crate::model::Layer;
 use crate::units;
 
@@ -15,6 +15,9 @@ const COLUMNS: [Column; 6] =
 
 pub(super) fn run(args: &InspectArgs, out: &mut Out) -> anyhow::Result<Verdict> {
     let checkpoint = open::model(&args.model)?;
+    if let Some(layer) = &args.layer {
+        return inspect_layer::run(&checkpoint, layer, args, out);
+    }
     if args.json {
         out.json(&as_json(&checkpoint))?;
     } else {

@@ -9,11 +9,15 @@
 
 mod args;
 mod bench;
+mod cache;
 mod checks;
+mod compression;
 mod devices;
 mod eval;
 mod export;
 mod inspect;
+mod inspect_layer;
+mod interrupt;
 mod open;
 mod out;
 mod progress;
@@ -90,6 +94,7 @@ fn dispatch(cli: Cli, out: &mut Out) -> anyhow::Result<Verdict> {
         Some(Verb::Report(args)) => report::run(&args),
         Some(Verb::Export(args)) => export::run(&args, out),
         Some(Verb::Devices(args)) => devices::run(&args, out),
+        Some(Verb::Cache(args)) => cache::run(&args, out),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What commands are given: models, recipes, devices, studies.
 
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +9,11 @@ use anyhow::{Context as _, bail};
 use crossbeam_channel::bounded;
 
 use crate::checkpoint::{self, Checkpoint};
-use crate::cli::out::quoted;
+use crate::cli::args::CalibrationArgs;
+use crate::cli::out::{quoted, say};
 use crate::device::{DeviceInfo, DeviceSpec};
 use crate::model::ModelGraph;
-use crate::recipe::{Recipe, presets};
+use crate::recipe::{Plan, Recipe, presets};
 use crate::session;
 use crate::study::{Study, journal};
 use crate::telemetry::Telemetry;
@@ -35,6 +37,9 @@ pub(super) fn recipe(text: &str, folder: &Path) -> anyhow::Result<Recipe> {
         format!("read the recipe {} (shipped ones are none, {})", quoted(&path), names.join(", "))
     })?;
     let mut recipe = Recipe::from_toml(&toml).with_context(|| quoted(&path))?;
+    // A recipe's own text lies where the recipe says, wherever it is used from.
+    let home = path.parent().unwrap_or(Path::new(""));
+    recipe.calibration.data = recipe.calibration.data.map(|data| home.join(data));
     if recipe.name.is_empty() {
         recipe.name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     }
@@ -74,11 +79,40 @@ pub(super) fn cpu(threads: Option<u16>) -> DeviceSpec {
     threads.map_or_else(DeviceSpec::all_cores, |threads| DeviceSpec::Cpu { threads })
 }
 
-/// Fails with every problem that the recipe has on this model and device.
-pub(super) fn check(recipe: &Recipe, graph: &ModelGraph, device: &DeviceInfo) -> anyhow::Result<()> {
-    if let Err(issues) = recipe.resolve(graph, device) {
-        let lines: Vec<String> = issues.iter().map(|issue| format!("  {issue}")).collect();
-        bail!("the recipe {:?} cannot run on {}:\n{}", recipe.name, graph.name, lines.join("\n"));
+/// The recipe with the text and windows that the command line names in the place of its own.
+pub(super) fn calibrated(mut recipe: Recipe, args: &CalibrationArgs) -> Recipe {
+    if recipe.needs_calibration() {
+        recipe.calibration.data = args.calibration.clone().or(recipe.calibration.data);
+        recipe.calibration.windows = args.calibration_windows.or(recipe.calibration.windows);
+    } else if args.calibration.is_some() || args.calibration_windows.is_some() {
+        say(&format!("note: the recipe {:?} has no method that reads a calibration text", recipe.name));
+    }
+    recipe
+}
+
+/// Fails with every problem that the recipe has on this model and device, a calibration text that cannot be read among
+/// them.
+pub(super) fn check(recipe: &Recipe, graph: &ModelGraph, device: &DeviceInfo) -> anyhow::Result<Plan> {
+    let plan = match recipe.resolve(graph, device) {
+        Ok(plan) => plan,
+        Err(issues) => {
+            let lines: Vec<String> = issues.iter().map(|issue| format!("  {issue}")).collect();
+            bail!("the recipe {:?} cannot run on {}:\n{}", recipe.name, graph.name, lines.join("\n"));
+        }
+    };
+    if let Some(data) = plan.calibration.data.as_deref().filter(|_| plan.needs_calibration()) {
+        readable(data).with_context(|| format!("read the calibration text {}", quoted(data)))?;
+    }
+    Ok(plan)
+}
+
+/// Fails when `path` is not a file with something in it.
+fn readable(path: &Path) -> anyhow::Result<()> {
+    if !std::fs::metadata(path)?.is_file() {
+        bail!("not a file");
+    }
+    if std::fs::File::open(path)?.read(&mut [0])? == 0 {
+        bail!("the file is empty");
     }
     Ok(())
 }

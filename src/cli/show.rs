@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::cli::args::ShowArgs;
 use crate::cli::out::{Out, say};
 use crate::cli::table::{Column, numbers, table, words};
-use crate::cli::{Verdict, open};
+use crate::cli::{Verdict, compression, open};
 use crate::export::tables;
 use crate::study::{Estimate, Measurements, Objective, Outcome, Study, Trial, TrialState, pareto_front};
 use crate::units;
@@ -32,8 +32,25 @@ pub(super) fn run(args: &ShowArgs, out: &mut Out) -> anyhow::Result<Verdict> {
         out.json(&as_json(&study, &damage))?;
     } else {
         out.data(&as_text(&study))?;
+        if args.layers {
+            out.data(&layers(&study))?;
+        }
     }
     Ok(Verdict::Done)
+}
+
+/// The layers of every trial that made some.
+fn layers(study: &Study) -> String {
+    let tables = study.trials.iter().filter_map(|(id, trial)| {
+        let measurements = trial.measurements()?;
+        let mut text = format!("\n{id} {}\n", trial.spec.recipe.name);
+        for (name, line) in compression::lines(measurements) {
+            text = format!("{text}{name:<11} {line}\n");
+        }
+        Some(text + &compression::layers(measurements)?)
+    });
+    let text = tables.collect::<Vec<_>>().join("\n");
+    if text.is_empty() { "no trial of this study recorded how its layers were made".to_owned() } else { text }
 }
 
 /// The study for programs: its header, the front of KL against bytes, and every trial.
@@ -63,7 +80,7 @@ pub(super) fn as_text(study: &Study) -> String {
     text
 }
 
-/// What the quality numbers of this study were taken on.
+/// What the quality numbers of this study were taken on, and what calibrated its variants.
 fn bases(study: &Study) -> String {
     let mut bases: Vec<String> = study
         .trials
@@ -73,6 +90,11 @@ fn bases(study: &Study) -> String {
             format!("quality: {} on {}, {} windows\n", quality.protocol, quality.split, quality.windows.len())
         })
         .collect();
+    bases.extend(study.trials.values().filter_map(|trial| {
+        let calibration = trial.measurements()?.compression.as_ref()?.calibration.as_ref()?;
+        let (text, windows, policy) = (&calibration.text, calibration.windows, calibration.policy.name());
+        Some(format!("calibration: {windows} windows of {} tokens of {text}, {policy}\n", calibration.context))
+    }));
     bases.sort();
     bases.dedup();
     bases.concat()

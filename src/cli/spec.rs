@@ -6,10 +6,11 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 
 use crate::checkpoint;
+use crate::cli::args::CalibrationArgs;
 use crate::cli::open;
 use crate::cli::out::quoted;
 use crate::device::DeviceSpec;
-use crate::recipe::Recipe;
+use crate::recipe::{Calibration, Recipe};
 use crate::study::{Axis, Budget, Limits, StrategySpec, StudySpec, Workload};
 
 /// The version of the schema that this program reads.
@@ -26,6 +27,9 @@ struct SpecFile {
     device: String,
     workload: Workload,
     strategy: StrategyFile,
+    /// For recipes that leave theirs open.
+    #[serde(default)]
+    calibration: Calibration,
     #[serde(default)]
     limits: Limits,
     #[serde(default)]
@@ -62,7 +66,7 @@ enum StrategyFile {
 #[serde(untagged, expecting = "a recipe is `none`, a shipped name, a file, or a table with format_version = 1")]
 enum RecipeRef {
     Named(String),
-    Table(Recipe),
+    Table(Box<Recipe>),
 }
 
 impl Default for RecipeRef {
@@ -75,7 +79,10 @@ impl RecipeRef {
     fn recipe(self, folder: &Path) -> anyhow::Result<Recipe> {
         match self {
             Self::Named(name) => open::recipe(&name, folder),
-            Self::Table(recipe) => Ok(recipe),
+            Self::Table(mut recipe) => {
+                recipe.calibration.data = recipe.calibration.data.map(|data| folder.join(data));
+                Ok(*recipe)
+            }
         }
     }
 }
@@ -84,13 +91,13 @@ impl RecipeRef {
 ///
 /// # Errors
 /// With line and column where the text is not the schema; with the path of what it names and is not there.
-pub(super) fn read(path: &Path) -> anyhow::Result<StudySpec> {
+pub(super) fn read(path: &Path, flags: &CalibrationArgs) -> anyhow::Result<StudySpec> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", quoted(path)))?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    parse(&text, folder).with_context(|| format!("read {}", quoted(path)))
+    parse(&text, folder, flags).with_context(|| format!("read {}", quoted(path)))
 }
 
-fn parse(text: &str, folder: &Path) -> anyhow::Result<StudySpec> {
+fn parse(text: &str, folder: &Path, flags: &CalibrationArgs) -> anyhow::Result<StudySpec> {
     #[derive(Deserialize)]
     struct Version {
         format_version: Option<u32>,
@@ -109,16 +116,44 @@ fn parse(text: &str, folder: &Path) -> anyhow::Result<StudySpec> {
     if let Some(quality) = &mut workload.quality {
         quality.data = settled(&folder.join(&quality.data)).context("workload.quality.data")?;
     }
+    let mut calibration = file.calibration;
+    calibration.data = calibration.data.map(|data| folder.join(data));
+    let mut strategy = strategy(file.strategy, folder)?;
+    calibrate(&mut strategy, &calibration, flags)?;
     Ok(StudySpec {
         name: file.name,
         model: settled(&folder.join(file.model)).and_then(|path| Ok(checkpoint::detect(&path)?)).context("model")?,
         device: device(&file.device)?,
         workload,
-        strategy: strategy(file.strategy, folder)?,
+        strategy,
         limits: file.limits,
         budget: file.budget,
         seed: file.seed,
     })
+}
+
+/// Gives recipes what the flags say, and where they are silent what the file says of the things that they leave open.
+pub(super) fn calibrate(
+    strategy: &mut StrategySpec,
+    file: &Calibration,
+    flags: &CalibrationArgs,
+) -> anyhow::Result<()> {
+    let recipes: Vec<&mut Recipe> = match strategy {
+        StrategySpec::List { recipes } => recipes.iter_mut().filter(|recipe| recipe.needs_calibration()).collect(),
+        // Whether a method reads the text, the axes decide.
+        StrategySpec::Grid { base, .. } | StrategySpec::Progressive { base, .. } => vec![base],
+    };
+    for recipe in recipes {
+        let own = &mut recipe.calibration;
+        if own.is_default() {
+            own.policy = file.policy;
+        }
+        let data = flags.calibration.clone().or_else(|| own.data.take()).or_else(|| file.data.clone());
+        own.data = data.map(|data| settled(&data)).transpose().context("calibration.data")?;
+        own.windows = flags.calibration_windows.or(own.windows).or(file.windows);
+        own.context = own.context.or(file.context);
+    }
+    Ok(())
 }
 
 /// The path of a file or folder that exists, in the one spelling that every run records: absolute, without links and
@@ -158,6 +193,11 @@ fn strategy(file: StrategyFile, folder: &Path) -> anyhow::Result<StrategySpec> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::Policy;
+
+    fn parsed(text: &str, folder: &Path) -> anyhow::Result<StudySpec> {
+        parse(text, folder, &CalibrationArgs::default())
+    }
 
     fn spec(strategy: &str) -> String {
         let manifest = env!("CARGO_MANIFEST_DIR");
@@ -175,14 +215,14 @@ mod tests {
             ("[strategy]\nkind = \"list\"\nrecipes = []", 0),
         ];
         for (strategy, n) in cases {
-            let spec = parse(&spec(strategy), Path::new("")).unwrap();
+            let spec = parsed(&spec(strategy), Path::new("")).unwrap();
             let StrategySpec::List { recipes } = spec.strategy else { panic!("a list") };
             assert_eq!(recipes.len(), n);
             assert_eq!(spec.device, DeviceSpec::Cpu { threads: 2 });
         }
         let grid = "[strategy]\nkind = \"grid\"\n[[strategy.axes]]\ntarget = { role = \"down_proj\" }\n\
                     settings = [{ weights = \"q8_0\" }, { weights = \"q4_0\" }]";
-        let StrategySpec::Grid { base, axes } = parse(&spec(grid), Path::new("")).unwrap().strategy else {
+        let StrategySpec::Grid { base, axes } = parsed(&spec(grid), Path::new("")).unwrap().strategy else {
             panic!("a grid")
         };
         assert_eq!((base, axes[0].settings.len()), (Recipe::reference(), 2));
@@ -200,11 +240,11 @@ mod tests {
         std::os::unix::fs::symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets"), root.join("assets")).unwrap();
         let model = format!("{}/assets/demo/stories15M", root.display());
         let text = spec(list).replace(&format!("{}/assets/demo/stories15M", env!("CARGO_MANIFEST_DIR")), &model);
-        let expected = parse(&text, &root.join("a")).unwrap();
+        let expected = parsed(&text, &root.join("a")).unwrap();
         assert_eq!(expected.workload.quality.as_ref().unwrap().data, root.join("a/text.jsonl"));
         for (folder, model) in [("link", "../assets/demo/stories15M/"), ("a/.", "../a/../assets/demo/./stories15M")] {
             let text = text.replace(&format!("{}/assets/demo/stories15M", root.display()), model);
-            assert_eq!(parse(&text, &root.join(folder)).unwrap(), expected, "{folder} {model}");
+            assert_eq!(parsed(&text, &root.join(folder)).unwrap(), expected, "{folder} {model}");
         }
     }
 
@@ -222,8 +262,47 @@ mod tests {
             (spec("[strategy]\nkind = \"guess\""), "guess"),
         ];
         for (text, expected) in cases {
-            let message = format!("{:#}", parse(&text, Path::new("")).unwrap_err());
+            let message = format!("{:#}", parsed(&text, Path::new("")).unwrap_err());
             assert!(message.contains(expected), "{expected}: {message}");
         }
+    }
+
+    #[test]
+    fn flags_win_over_recipes_and_recipes_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        for name in ["file.jsonl", "own.jsonl", "flag.jsonl"] {
+            std::fs::write(root.join(name), "{}").unwrap();
+        }
+        let gptq =
+            "format_version = 1, default = { weights = { int = { bits = 4, group = 32 } }, rounding = \"gptq\" }";
+        let own = "calibration = { data = \"own.jsonl\", windows = 3, policy = \"dense\" }";
+        let list = format!(
+            "[calibration]\ndata = \"file.jsonl\"\nwindows = 7\ncontext = 64\n[strategy]\nkind = \"list\"\n\
+             recipes = [\"none\", {{ {gptq} }}, {{ {gptq}, {own} }}]"
+        );
+        let read = |flags: &CalibrationArgs| -> Vec<Calibration> {
+            let StrategySpec::List { recipes } = parse(&spec(&list), &root, flags).unwrap().strategy else {
+                panic!("a list")
+            };
+            recipes.into_iter().map(|recipe| recipe.calibration).collect()
+        };
+        let calibration = |name: &str, windows, policy| Calibration {
+            data: Some(root.join(name)),
+            windows: Some(windows),
+            context: Some(64),
+            policy,
+        };
+        let found = read(&CalibrationArgs::default());
+        assert!(found[0].is_default(), "the reference reads no text");
+        assert_eq!(found[1], calibration("file.jsonl", 7, Policy::Sequential));
+        assert_eq!(found[2], calibration("own.jsonl", 3, Policy::Dense));
+        let flags = CalibrationArgs { calibration: Some(root.join("flag.jsonl")), calibration_windows: Some(9) };
+        let found = read(&flags);
+        assert_eq!(found[1], calibration("flag.jsonl", 9, Policy::Sequential));
+        assert_eq!(found[2], calibration("flag.jsonl", 9, Policy::Dense));
+        std::fs::remove_file(root.join("own.jsonl")).unwrap();
+        let message = format!("{:#}", parse(&spec(&list), &root, &CalibrationArgs::default()).unwrap_err());
+        assert!(message.contains("calibration.data") && message.contains("own.jsonl"), "{message}");
     }
 }

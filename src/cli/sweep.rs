@@ -1,33 +1,33 @@
 //! `trimtab sweep`: a study from a file, or the demo's.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, bail};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
-
 use crate::cli::args::SweepArgs;
+use crate::cli::interrupt::stop_on_interrupt;
 use crate::cli::out::{Out, quoted, say};
 use crate::cli::progress::Progress;
 use crate::cli::{Verdict, checks, open, report, show, spec};
+use crate::recipe::Calibration;
 use crate::session;
 use crate::study::{
     EndReason, Outcome, Study, StudyEvent, StudyHeader, StudySpec, Trial, TrialId, TrialState, journal, planned_recipes,
 };
 use crate::units;
 use crate::worker::host::{WorkerConfig, WorkerHandle};
+use anyhow::{Context as _, bail};
 
 pub(super) fn run(args: &SweepArgs, out: &mut Out) -> anyhow::Result<Verdict> {
     let out_path = args.out.as_deref().map(study_path);
     if let Some(path) = out_path.as_deref().filter(|path| args.out.as_deref() != Some(*path)) {
         say(&format!("a study ends in .{}: writing {}", journal::EXTENSION, quoted(path)));
     }
-    let (spec, journal) = match &args.spec {
-        Some(path) => (spec::read(path)?, out_path.context("--out names the study file")?),
-        None => demo(out_path)?,
+    let (spec, journal) = if let Some(path) = &args.spec {
+        (spec::read(path, &args.calibration)?, out_path.context("--out names the study file")?)
+    } else {
+        let (mut spec, journal) = demo(out_path)?;
+        spec::calibrate(&mut spec.strategy, &Calibration::default(), &args.calibration)?;
+        (spec, journal)
     };
     let verdict = run_study(spec, &journal, args, out)?;
     say(&format!("study: {}", journal.display()));
@@ -53,17 +53,6 @@ fn demo(out: Option<PathBuf>) -> anyhow::Result<(StudySpec, PathBuf)> {
         folder.join(format!("demo-{}.{}", unix_secs(), journal::EXTENSION))
     });
     Ok((demo.spec, journal))
-}
-
-/// Set by the first interrupt, which ends the study in order; the second one ends the program at once.
-fn stop_on_interrupt() -> std::io::Result<Arc<AtomicBool>> {
-    let stopping = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order: a signal does what it does by default only when the flag was set by one before it.
-        flag::register_conditional_default(signal, Arc::clone(&stopping))?;
-        flag::register(signal, Arc::clone(&stopping))?;
-    }
-    Ok(stopping)
 }
 
 fn unix_secs() -> u64 {

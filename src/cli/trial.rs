@@ -33,7 +33,7 @@ pub(super) struct Ran {
 pub(super) fn run(model: &Path, variant: &VariantArgs, workload: Workload) -> anyhow::Result<Ran> {
     let (source, graph) = headers(model)?;
     checks::workload(&workload, graph.family.max_context())?;
-    let recipe = open::recipe(&variant.recipe, Path::new(""))?;
+    let recipe = open::calibrated(open::recipe(&variant.recipe, Path::new(""))?, &variant.calibration);
     let device = open::device(open::cpu(variant.threads))?;
     open::check(&recipe, &graph, &device)?;
     // Trial 0 is the reference in every study.

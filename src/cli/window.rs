@@ -6,7 +6,7 @@ use anyhow::bail;
 
 use crate::app::{self, RunOptions};
 use crate::checkpoint;
-use crate::cli::args::{SweepArgs, WindowArgs};
+use crate::cli::args::{CalibrationArgs, SweepArgs, WindowArgs};
 use crate::cli::out::{Out, quoted, say};
 use crate::cli::{Verdict, sweep};
 use crate::session;
@@ -45,5 +45,6 @@ fn without_display(args: &WindowArgs, out: &mut Out) -> anyhow::Result<Verdict> 
         bail!("no display: set DISPLAY or WAYLAND_DISPLAY, or use a command (`trimtab --help`)");
     }
     say("No display (DISPLAY and WAYLAND_DISPLAY are not set): running the demo sweep without a window");
-    sweep::run(&SweepArgs { spec: None, demo: true, out: None, resume: false, json: false }, out)
+    let calibration = CalibrationArgs::default();
+    sweep::run(&SweepArgs { spec: None, demo: true, out: None, resume: false, json: false, calibration }, out)
 }

@@ -32,8 +32,28 @@ pub(crate) const fn candle_type(format: GgmlType) -> GgmlDType {
 /// Rows are independent, so both cores work on bands of them; candle alone uses one.
 ///
 /// # Errors
-/// [`CompressError::RowLength`] if a row is not made of whole blocks.
+/// [`CompressError::RowLength`] if a row is not made of whole blocks, [`CompressError::Range`] beyond f16 scales.
 pub fn quantize_ggml(weights: &[f32], row_len: usize, format: GgmlType) -> Result<PackedWeights, CompressError> {
+    let bytes = plain_blocks(weights, row_len, format)?;
+    check_range(weights, format, &bytes)?;
+    Ok(PackedWeights::Ggml { format, bytes })
+}
+
+/// Whether f16 scales hold `weights`, which `bytes` are the blocks of.
+///
+/// # Errors
+/// [`CompressError::Range`] if not.
+pub(super) fn check_range(weights: &[f32], format: GgmlType, bytes: &[u8]) -> Result<(), CompressError> {
+    let limit = half::f16::MAX.to_f32();
+    let largest = weights.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
+    // Up to the limit no scale of a block leaves f16, and far beyond it every one does.
+    let is_out = largest > 128.0 * limit
+        || largest > limit && dequantize_ggml(format, bytes)?.iter().any(|weight| !weight.is_finite());
+    if is_out { Err(CompressError::Range { format: format.name(), largest }) } else { Ok(()) }
+}
+
+/// The blocks of [`quantize_ggml`].
+pub(super) fn plain_blocks(weights: &[f32], row_len: usize, format: GgmlType) -> Result<Vec<u8>, CompressError> {
     if row_len == 0 || !row_len.is_multiple_of(format.block_len()) {
         let name = format.name().to_owned();
         return Err(CompressError::RowLength { format: name, row_len, block_len: format.block_len() });
@@ -48,7 +68,7 @@ pub fn quantize_ggml(weights: &[f32], row_len: usize, format: GgmlType) -> Resul
             Ok(packed.data()?.into_owned())
         })
         .collect::<Result<_, candle_core::Error>>()?;
-    Ok(PackedWeights::Ggml { format, bytes: bands.concat() })
+    Ok(bands.concat())
 }
 
 /// The f32 values of whole GGML blocks.

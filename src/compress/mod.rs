@@ -5,21 +5,48 @@
 //! **Invariants.** What [`compress`] returns is what a file would hold: exporters write these bytes, products run on them
 //! or on their [`PackedWeights::dequantize`]d values. Every result is finite; a non-finite weight is an error.
 
+mod awq;
+mod columns;
+mod fp8;
 mod ggml;
-mod magnitude;
+mod ggml_blocks;
+mod gptq;
+mod hessian;
+mod hqq;
+mod imatrix;
+mod job;
+mod line;
+mod low_rank;
+mod moments;
+mod moments_bytes;
+mod output_error;
+pub mod owl;
 mod packed;
+mod prune;
+mod rank_allocation;
 mod round_to_nearest;
+pub mod serial;
+mod sharing;
+mod smoothing;
+pub mod structured;
+#[cfg(test)]
+mod synthetic;
+mod whitening;
 
+pub use awq::{Member, awq_scales};
+pub use fp8::FP8_MAX;
 pub(crate) use ggml::candle_type;
 pub use ggml::{dequantize_ggml, quantize_ggml};
-pub use magnitude::magnitude_prune;
-pub use packed::{IntMatrix, PackedWeights};
+pub use job::{Compressed, Job, compress};
+pub use low_rank::{Factors, factorize, low_rank_of_rank, singular_values};
+pub use moments::{Moments, SAMPLE_TOKENS};
+pub(crate) use output_error::output_error;
+pub use packed::{ActivationGrid, Fp8Matrix, IntMatrix, LowRankMatrix, PackedWeights, ZeroPoints};
+pub use prune::{keep_mask, wanda_scores};
+pub use rank_allocation::{Spectrum, allocate_ranks, fixed_rank};
 pub use round_to_nearest::round_to_nearest;
-
-use half::{bf16, f16};
-
-use crate::model::StoredFormat;
-use crate::recipe::{LayerSettings, SparsityMethod, WeightFormat};
+pub use sharing::{SharedBasis, shared_basis, tie};
+pub use smoothing::smoothing_scales;
 
 /// A matrix that cannot be compressed as asked.
 #[derive(Debug, thiserror::Error)]
@@ -60,117 +87,38 @@ pub enum CompressError {
         /// The largest magnitude.
         largest: f32,
     },
+    /// A method that reads activations without any.
+    #[error("compress: this method needs calibrated inputs, and there are none")]
+    NotCalibrated,
+    /// Calibrated inputs of another layer.
+    #[error("compress: calibrated inputs of {n_inputs} features for rows of {row_len}")]
+    Inputs {
+        /// Features of the inputs.
+        n_inputs: usize,
+        /// Elements of a row.
+        row_len: usize,
+    },
+    /// Sums over calibrated inputs that overflowed, or inputs that were no numbers.
+    #[error("compress: the calibrated inputs are not finite")]
+    NonFiniteMoments,
+    /// Settings that do not go together.
+    #[error("compress: {0}")]
+    Unsupported(&'static str),
+    /// A decomposition that has no result.
+    #[error("compress: {0}")]
+    Factorization(&'static str),
+    /// Bytes that are no compressed layer of ours.
+    #[error("read a compressed layer: {0}")]
+    Stored(&'static str),
     /// candle refused.
     #[error("compress with candle: {0}")]
     Candle(#[from] candle_core::Error),
 }
 
-/// Prunes and packs one layer.
-///
-/// - `dense`: (`out_features`, `in_features`), row-major, as the checkpoint holds it widened to f32
-/// - `native`: the checkpoint's own format, used by [`WeightFormat::Native`]; a GGML one is quantized anew
-///
-/// # Errors
-/// [`CompressError`] when a weight is not finite or the shape does not fit the format.
-pub fn compress(
-    dense: &[f32],
-    shape: [usize; 2],
-    settings: &LayerSettings,
-    native: StoredFormat,
-) -> Result<PackedWeights, CompressError> {
-    let [rows, row_len] = shape;
-    if Some(dense.len()) != rows.checked_mul(row_len) {
-        return Err(CompressError::Shape { len: dense.len(), rows, row_len });
-    }
-    if let Some(index) = dense.iter().position(|weight| !weight.is_finite()) {
-        return Err(CompressError::NonFinite { index, len: dense.len() });
-    }
-    let pruned;
-    let weights = match settings.sparsity {
-        None => dense,
-        Some(sparsity) => {
-            pruned = match sparsity.method {
-                SparsityMethod::Magnitude => magnitude_prune(dense, row_len, sparsity.fraction, sparsity.scope),
-            };
-            &pruned
-        }
-    };
-    pack(weights, row_len, settings.weights, native)
-}
-
-fn pack(
-    weights: &[f32],
-    row_len: usize,
-    format: WeightFormat,
-    native: StoredFormat,
-) -> Result<PackedWeights, CompressError> {
-    Ok(match format {
-        WeightFormat::Native => match native {
-            StoredFormat::F32 => PackedWeights::F32(weights.to_vec()),
-            StoredFormat::F16 => PackedWeights::F16(to_f16(weights)?),
-            StoredFormat::Bf16 => PackedWeights::Bf16(to_bf16(weights)?),
-            StoredFormat::Ggml(format) => quantize_ggml(weights, row_len, format)?,
-        },
-        WeightFormat::F32 => PackedWeights::F32(weights.to_vec()),
-        WeightFormat::F16 => PackedWeights::F16(to_f16(weights)?),
-        WeightFormat::Bf16 => PackedWeights::Bf16(to_bf16(weights)?),
-        WeightFormat::Int(int) => PackedWeights::Int(round_to_nearest(weights, row_len, int)?),
-        named => {
-            let format = named.ggml().expect("every other format is a GGML type");
-            quantize_ggml(weights, row_len, format)?
-        }
-    })
-}
-
-fn to_f16(weights: &[f32]) -> Result<Vec<f16>, CompressError> {
-    let packed: Vec<f16> = weights.iter().map(|weight| f16::from_f32(*weight)).collect();
-    check_range(weights, packed.iter().all(|weight| weight.is_finite()), "f16")?;
-    Ok(packed)
-}
-
-fn to_bf16(weights: &[f32]) -> Result<Vec<bf16>, CompressError> {
-    let packed: Vec<bf16> = weights.iter().map(|weight| bf16::from_f32(*weight)).collect();
-    check_range(weights, packed.iter().all(|weight| weight.is_finite()), "bf16")?;
-    Ok(packed)
-}
-
-fn check_range(weights: &[f32], fits: bool, format: &'static str) -> Result<(), CompressError> {
-    if fits {
-        return Ok(());
-    }
-    let largest = weights.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
-    Err(CompressError::Range { format, largest })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::recipe::Sparsity;
-
-    #[test]
-    fn non_finite_weights_are_refused_with_their_place() {
-        let error = compress(&[1.0, f32::NAN], [1, 2], &LayerSettings::default(), StoredFormat::F32).unwrap_err();
-        assert!(error.to_string().contains("weight 1 of 2"), "{error}");
-    }
-
-    #[test]
-    fn half_precision_refuses_what_does_not_fit() {
-        let settings = LayerSettings { weights: WeightFormat::F16, sparsity: None };
-        let error = compress(&[1e6, 0.0], [1, 2], &settings, StoredFormat::F32).unwrap_err();
-        assert!(error.to_string().contains("1000000"), "{error}");
-    }
-
-    #[test]
-    fn pruned_zeros_survive_every_format_that_may_be_pruned() {
-        let dense: Vec<f32> = (0..512).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
-        for weights in WeightFormat::NAMED {
-            if !weights.has_exact_zero() {
-                continue;
-            }
-            let settings = LayerSettings { weights, sparsity: Some(Sparsity::magnitude(0.5)) };
-            let packed = compress(&dense, [2, 256], &settings, StoredFormat::F16).unwrap();
-            let zeros = packed.dequantize().iter().filter(|weight| **weight == 0.0).count();
-            assert!(zeros >= 256, "{}: {zeros}", weights.label());
-        }
+impl CompressError {
+    /// Whether `moments` are of inputs of `row_len` features.
+    fn check_inputs(moments: &Moments, row_len: usize) -> Result<(), Self> {
+        let n_inputs = moments.n_inputs();
+        if n_inputs == row_len { Ok(()) } else { Err(Self::Inputs { n_inputs, row_len }) }
     }
 }

@@ -3,7 +3,8 @@
 use half::f16;
 use rayon::prelude::*;
 
-use crate::compress::{CompressError, IntMatrix};
+use crate::compress::line::Line;
+use crate::compress::{CompressError, IntMatrix, ZeroPoints};
 use crate::recipe::IntFormat;
 
 /// Rounds `weights` to a uniform integer grid with one scale (and zero point) per group of input features.
@@ -20,37 +21,60 @@ use crate::recipe::IntFormat;
 ///
 /// Source: the quantizer of GPTQ (Frantar et al., ICLR 2023, arXiv:2210.17323); Jacob et al., CVPR 2018, arXiv:1712.05877.
 pub fn round_to_nearest(weights: &[f32], row_len: usize, format: IntFormat) -> Result<IntMatrix, CompressError> {
+    let group = check_groups(row_len, format)?;
+    let grids = grids(weights, group, format)?;
+    let mut codes = vec![0; weights.len()];
+    let work = codes.par_chunks_mut(group).zip(weights.par_chunks(group)).zip(&grids);
+    work.with_min_len(64.max(4096 / group)).for_each(|((codes, weights), grid)| {
+        let line = grid.line();
+        codes.iter_mut().zip(weights).for_each(|(code, weight)| *code = line.code(f64::from(*weight)));
+    });
+    let scales = grids.iter().map(|grid| grid.scale).collect();
+    let zero_points = grids.iter().map(|grid| grid.zero_point).collect();
+    Ok(IntMatrix { format, row_len, codes, scales, zeros: ZeroPoints::Codes(zero_points) })
+}
+
+/// The grid of each `group` consecutive weights.
+///
+/// # Errors
+/// [`CompressError::Range`] if a scale exceeds f16.
+pub(super) fn grids(weights: &[f32], group: usize, format: IntFormat) -> Result<Vec<IntGrid>, CompressError> {
+    let groups = weights.par_chunks(group).with_min_len(64.max(4096 / group));
+    groups.map(|weights| IntGrid::fit(weights.iter().map(|weight| f64::from(*weight)), format)).collect()
+}
+
+/// The length of a group, which divides the row.
+///
+/// # Errors
+/// [`CompressError::RowLength`] if it does not; [`CompressError::Unsupported`] for widths that are not 2 to 8 bits.
+pub(super) fn check_groups(row_len: usize, format: IntFormat) -> Result<usize, CompressError> {
+    if !IntFormat::BITS.contains(&format.bits) {
+        return Err(CompressError::Unsupported("integer grids have 2 to 8 bits"));
+    }
     let group = format.group.len(row_len);
-    if group == 0 || !row_len.is_multiple_of(group) || !weights.len().is_multiple_of(group) {
+    if group == 0 || !row_len.is_multiple_of(group) {
         let format = crate::recipe::WeightFormat::Int(format).label();
         return Err(CompressError::RowLength { format, row_len, block_len: group });
     }
-    let n_groups = weights.len() / group;
-    let mut codes = vec![0; weights.len()];
-    let mut scales = vec![f16::ZERO; n_groups];
-    let mut zero_points = vec![0; n_groups];
-    let work = codes.par_chunks_mut(group).zip(weights.par_chunks(group));
-    let work = work.zip(scales.par_iter_mut().zip(zero_points.par_iter_mut()));
-    work.with_min_len(64.max(4096 / group)).try_for_each(|((codes, weights), (scale, zero_point))| {
-        let grid = Grid::new(weights, format)?;
-        grid.encode(weights, codes);
-        *scale = grid.scale;
-        *zero_point = grid.zero_point;
-        Ok::<(), CompressError>(())
-    })?;
-    Ok(IntMatrix { format, row_len, codes, scales, zero_points })
+    Ok(group)
 }
 
-struct Grid {
-    scale: f16,
-    zero_point: u8,
-    max_code: f64,
+/// The grid of one group.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct IntGrid {
+    pub(super) scale: f16,
+    pub(super) zero_point: u8,
+    bits: u8,
 }
 
-impl Grid {
-    fn new(weights: &[f32], format: IntFormat) -> Result<Self, CompressError> {
+impl IntGrid {
+    /// The grid that spans `weights` and zero.
+    ///
+    /// # Errors
+    /// [`CompressError::Range`] if the scale exceeds f16.
+    pub(super) fn fit(weights: impl Iterator<Item = f64>, format: IntFormat) -> Result<Self, CompressError> {
         let max_code = f64::from((1_u16 << format.bits) - 1);
-        let (mut low, mut high) = weights.iter().fold((0.0_f32, 0.0_f32), |(low, high), w| (low.min(*w), high.max(*w)));
+        let (mut low, mut high) = weights.fold((0.0_f64, 0.0_f64), |(low, high), w| (low.min(w), high.max(w)));
         if format.symmetric {
             high = high.max(-low);
             low = -high;
@@ -58,30 +82,28 @@ impl Grid {
         if low == 0.0 && high == 0.0 {
             (low, high) = (-1.0, 1.0);
         }
-        let exact = (f64::from(high) - f64::from(low)) / max_code;
-        if exact > f16::MAX.to_f64() {
-            return Err(CompressError::Range { format: "int with f16 scales", largest: high.max(-low) });
+        let exact = (high - low) / max_code;
+        if exact.is_nan() || exact > f16::MAX.to_f64() {
+            return Err(CompressError::Range { format: "int with f16 scales", largest: high.max(-low) as f32 });
         }
         let scale = f16_towards_zero(exact);
         let zero_point = if format.symmetric {
             f64::from(1_u16 << (format.bits - 1))
         } else {
-            (-f64::from(low) / scale.to_f64()).round_ties_even().clamp(0.0, max_code)
+            (-low / scale.to_f64()).round_ties_even().clamp(0.0, max_code)
         };
-        Ok(Self { scale, zero_point: zero_point as u8, max_code })
+        Ok(Self { scale, zero_point: zero_point as u8, bits: format.bits })
     }
 
-    fn encode(&self, weights: &[f32], codes: &mut [u8]) {
-        let (scale, zero_point) = (self.scale.to_f64(), f64::from(self.zero_point));
-        for (code, weight) in codes.iter_mut().zip(weights) {
-            let rounded = (f64::from(*weight) / scale).round_ties_even() + zero_point;
-            *code = rounded.clamp(0.0, self.max_code) as u8;
-        }
+    /// What its codes stand for.
+    pub(super) fn line(self) -> Line {
+        let high = ((1_u16 << self.bits) - 1) as u8;
+        Line { step: self.scale.to_f32(), min: 0.0, bias: self.zero_point, low: 0, high }
     }
 }
 
 /// The largest f16 that does not exceed `value`, and at least the smallest positive one.
-fn f16_towards_zero(value: f64) -> f16 {
+pub(super) fn f16_towards_zero(value: f64) -> f16 {
     let nearest = f16::from_f64(value);
     let cut = if nearest.to_f64() > value { f16::from_bits(nearest.to_bits() - 1) } else { nearest };
     if cut.to_bits() == 0 { f16::from_bits(1) } else { cut }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::cache::VariantError;
 use crate::checkpoint::CheckpointError;
 use crate::compress::CompressError;
 use crate::units;
@@ -13,6 +14,9 @@ pub enum ExportError {
     /// The source cannot be read, or the copy cannot be read back.
     #[error("export the model: {0}")]
     Checkpoint(#[from] CheckpointError),
+    /// What the worker made cannot be read.
+    #[error("export the model: {0}")]
+    Variant(#[source] Box<VariantError>),
     /// A layer cannot be made.
     #[error("export layer {layer}: {source}")]
     Compress {
@@ -69,4 +73,10 @@ pub enum ExportError {
     /// The caller broke it off.
     #[error("export cancelled")]
     Cancelled,
+}
+
+impl From<VariantError> for ExportError {
+    fn from(error: VariantError) -> Self {
+        Self::Variant(Box::new(error))
+    }
 }

@@ -6,74 +6,66 @@ use std::path::Path;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::gguf::{Array, Value, gguf_name};
-use crate::export::atomic::{Kind, Staging, io_error};
+use crate::export::atomic::{Kind as Staged, Staging, io_error};
 use crate::export::gguf_metadata::{llama3_factors, metadata};
-use crate::export::tensors::{Content, Job, Layout, OutTensor, omissions, verify};
-use crate::export::{Existing, ExportError, ExportSummary, Progress};
+use crate::export::model::{OutLayer, OutModel};
+use crate::export::tensors::{Content, Element, Job, Naming, OutTensor, omissions, tensor, verify};
+use crate::export::{Existing, ExportError, ExportSummary, Kind, ModelLayout, Progress, Weights};
 use crate::model::{ModelSource, RopeOrder, StoredFormat};
-use crate::recipe::{LayerSettings, WeightFormat};
 
 const ALIGNMENT: u32 = 32;
 
-/// Writes the model with one setting a layer (in the order of the graph) as one file at `out_file`.
+/// Writes the model as one file at `out_file`.
 ///
-/// Norms and biases are written in f32, as llama.cpp wants them. GGUF has no uniform integer grids: layers with an
-/// integer format are refused before anything is written.
+/// Norms and biases are written in f32, as llama.cpp wants them. Blocks are of one width. GGUF has no uniform integer grids,
+/// no FP8 and no low-rank factors: such layers are refused before anything is written. Each layer that shares a tensor
+/// gets a copy.
 ///
 /// # Errors
 /// [`ExportError`]; nothing is left behind then.
 pub fn write(
     source: &Checkpoint,
-    settings: &[LayerSettings],
+    weights: Weights<'_>,
     out_file: &Path,
     existing: Existing,
     progress: Progress<'_>,
 ) -> Result<ExportSummary, ExportError> {
-    refuse_integer_grids(source, settings)?;
-    let layout = Layout { name: &gguf_name, layer_format: &stored_format, vector_format: &|_| StoredFormat::F32 };
-    let mut tensors = layout.tensors(source, settings)?;
+    let model = OutModel::new(source, weights)?;
+    let mut notes = model.judge(ModelLayout::Gguf, None)?;
+    let naming = Naming {
+        name: &gguf_name,
+        weights: &layer_tensors,
+        vector_format: &|_| StoredFormat::F32,
+        rope_order: RopeOrder::Interleaved,
+    };
+    let mut tensors = naming.tensors(&model)?;
     tensors.extend(rope_factors(source));
-    let entries = metadata(source, main_format(&tensors), ALIGNMENT)?;
+    let entries = metadata(&model, main_format(&tensors), ALIGNMENT)?;
     let header = header(&entries, &tensors);
     let data_len: u64 = tensors.iter().map(|tensor| padded(tensor.len)).sum();
 
-    let staging = Staging::create(out_file, Kind::File, existing, source, data_len + header.len() as u64)?;
+    let staging = Staging::create(out_file, Staged::File, existing, source, data_len + header.len() as u64)?;
     let file = OpenOptions::new().write(true).open(staging.path()).map_err(io_error("write", staging.path()))?;
     let mut out = BufWriter::new(file);
     out.write_all(&header).map_err(io_error("write", staging.path()))?;
-    let mut job = Job { source, settings, rope_order: RopeOrder::Interleaved, progress };
+    let mut job = Job::new(&model, RopeOrder::Interleaved, progress);
     let hashes = job.write(&mut out, staging.path(), &tensors, u64::from(ALIGNMENT))?;
     out.flush().map_err(io_error("write", staging.path()))?;
     drop(out);
     staging.sync()?;
     verify(&ModelSource::Gguf { file: staging.path().to_owned() }, &tensors, &hashes)?;
-    let notes = omissions(source);
+    notes.extend(omissions(source));
     let (path, bytes) = staging.publish()?;
     Ok(ExportSummary { path, bytes, notes })
 }
 
-fn refuse_integer_grids(source: &Checkpoint, settings: &[LayerSettings]) -> Result<(), ExportError> {
-    let layers = source.graph().layers.iter().zip(settings);
-    let integer: Vec<&str> = layers
-        .filter(|(_, settings)| matches!(settings.weights, WeightFormat::Int(_)))
-        .map(|(layer, _)| layer.path.as_str())
-        .collect();
-    if integer.is_empty() {
-        return Ok(());
-    }
-    Err(ExportError::Unsupported(format!(
-        "GGUF has no uniform integer grids; choose q8_0, q6k, q5k, q4k, q4_0 or another GGML format for {}",
-        integer.join(", ")
-    )))
-}
-
-fn stored_format(settings: &LayerSettings, stored: StoredFormat) -> StoredFormat {
-    match settings.weights {
-        WeightFormat::F32 => StoredFormat::F32,
-        WeightFormat::F16 => StoredFormat::F16,
-        WeightFormat::Bf16 => StoredFormat::Bf16,
-        other => other.ggml().map_or(stored, StoredFormat::Ggml),
-    }
+fn layer_tensors(index: usize, layer: &OutLayer) -> Result<Vec<OutTensor>, ExportError> {
+    let format = match layer.kind {
+        Kind::Stored(format) => format,
+        other => other.dense(),
+    };
+    let name = format!("{}.weight", layer.path);
+    Ok(vec![tensor(name, layer.shape.to_vec(), Element::Stored(format), Content::Weights(index))?])
 }
 
 fn rope_factors(source: &Checkpoint) -> Option<OutTensor> {
@@ -84,7 +76,7 @@ fn rope_factors(source: &Checkpoint) -> Option<OutTensor> {
     Some(OutTensor {
         name: "rope_freqs.weight".to_owned(),
         shape: vec![factors.len()],
-        format: StoredFormat::F32,
+        element: Element::Stored(StoredFormat::F32),
         len: bytes.len() as u64,
         content: Content::Bytes(bytes),
     })
@@ -94,9 +86,10 @@ fn rope_factors(source: &Checkpoint) -> Option<OutTensor> {
 fn main_format(tensors: &[OutTensor]) -> StoredFormat {
     let mut counts: Vec<(StoredFormat, usize)> = Vec::new();
     for tensor in tensors.iter().filter(|tensor| tensor.shape.len() == 2) {
-        match counts.iter_mut().find(|(format, _)| *format == tensor.format) {
+        let Some(stored) = tensor.element.stored() else { continue };
+        match counts.iter_mut().find(|(format, _)| *format == stored) {
             Some((_, count)) => *count += 1,
-            None => counts.push((tensor.format, 1)),
+            None => counts.push((stored, 1)),
         }
     }
     counts.into_iter().max_by_key(|(_, count)| *count).map_or(StoredFormat::F32, |(format, _)| format)
@@ -122,7 +115,8 @@ fn header(entries: &[(String, Value)], tensors: &[OutTensor]) -> Vec<u8> {
         put_text(&mut bytes, &tensor.name);
         bytes.extend((tensor.shape.len() as u32).to_le_bytes());
         tensor.shape.iter().rev().for_each(|&dim| bytes.extend((dim as u64).to_le_bytes()));
-        bytes.extend(tensor.format.gguf_code().to_le_bytes());
+        let format = tensor.element.stored().expect("this layout has formats of models only");
+        bytes.extend(format.gguf_code().to_le_bytes());
         bytes.extend(offset.to_le_bytes());
         offset += padded(tensor.len);
     }

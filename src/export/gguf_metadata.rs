@@ -8,6 +8,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::gguf::Value;
 use crate::checkpoint::tokenizer::gguf_from_json;
 use crate::export::ExportError;
+use crate::export::model::OutModel;
 use crate::model::{GgmlType, HiddenAct, LlamaConfig, RopeScaling, StoredFormat};
 
 /// Keys that belong to one file rather than to the model.
@@ -15,19 +16,27 @@ const OF_THE_FILE: [&str; 3] = ["general.alignment", "general.file_type", "gener
 
 /// Keys and values; `main_format` is the format of most weights, `alignment` that of the data.
 pub(super) fn metadata(
-    source: &Checkpoint,
+    model: &OutModel<'_>,
     main_format: StoredFormat,
     alignment: u32,
 ) -> Result<Vec<(String, Value)>, ExportError> {
-    let mut entries: Vec<(String, Value)> = match source.metadata() {
+    let mut entries: Vec<(String, Value)> = match model.source.metadata() {
         Some(metadata) => metadata
             .entries
             .iter()
             .filter(|(key, ..)| !OF_THE_FILE.contains(&key.as_str()) && !key.starts_with("split."))
             .map(|(key, _, value)| (key.clone(), value.clone()))
             .collect(),
-        None => made(source)?,
+        None => made(model)?,
     };
+    if model.has_other_widths() {
+        for (key, value) in sizes(&model.config)? {
+            match entries.iter_mut().find(|(found, _)| *found == key) {
+                Some((_, found)) => *found = value,
+                None => entries.push((key, value)),
+            }
+        }
+    }
     entries.push((OF_THE_FILE[0].to_owned(), Value::U32(alignment)));
     entries.push((OF_THE_FILE[1].to_owned(), Value::U32(file_type(main_format))));
     entries.push((OF_THE_FILE[2].to_owned(), Value::U32(2)));
@@ -55,18 +64,8 @@ fn file_type(format: StoredFormat) -> u32 {
     }
 }
 
-/// From a Hugging Face folder.
-fn made(source: &Checkpoint) -> Result<Vec<(String, Value)>, ExportError> {
-    let config = source.config();
-    if config.hidden_act != HiddenAct::Silu {
-        let reason = "GGUF's Llama architecture has silu only; export as safetensors";
-        return Err(ExportError::Unsupported(reason.to_owned()));
-    }
-    let mut entries = vec![
-        ("general.architecture".to_owned(), Value::String("llama".to_owned())),
-        ("general.type".to_owned(), Value::String("model".to_owned())),
-        ("general.name".to_owned(), Value::String(source.graph().name.clone())),
-    ];
+/// Numbers of the tensors' shapes.
+fn sizes(config: &LlamaConfig) -> Result<Vec<(String, Value)>, ExportError> {
     let sizes = [
         ("block_count", config.n_blocks),
         ("context_length", config.max_context),
@@ -79,10 +78,26 @@ fn made(source: &Checkpoint) -> Result<Vec<(String, Value)>, ExportError> {
         ("rope.dimension_count", config.head_dim),
         ("vocab_size", config.vocab_size),
     ];
-    for (key, size) in sizes {
+    let entry = |(key, size): (&str, usize)| {
         let size = u32::try_from(size).map_err(|error| ExportError::Unsupported(format!("{key}: {error}")))?;
-        entries.push((format!("llama.{key}"), Value::U32(size)));
+        Ok((format!("llama.{key}"), Value::U32(size)))
+    };
+    sizes.into_iter().map(entry).collect()
+}
+
+/// From a Hugging Face folder.
+fn made(model: &OutModel<'_>) -> Result<Vec<(String, Value)>, ExportError> {
+    let (source, config) = (model.source, &model.config);
+    if config.hidden_act != HiddenAct::Silu {
+        let reason = "GGUF's Llama architecture has silu only; export as safetensors";
+        return Err(ExportError::Unsupported(reason.to_owned()));
     }
+    let mut entries = vec![
+        ("general.architecture".to_owned(), Value::String("llama".to_owned())),
+        ("general.type".to_owned(), Value::String("model".to_owned())),
+        ("general.name".to_owned(), Value::String(source.graph().name.clone())),
+    ];
+    entries.extend(sizes(config)?);
     entries.push(("llama.attention.layer_norm_rms_epsilon".to_owned(), Value::F32(config.rms_norm_eps as f32)));
     entries.push(("llama.rope.freq_base".to_owned(), Value::F32(config.rope_theta as f32)));
     if let Some(RopeScaling::Linear { factor }) = config.rope_scaling {

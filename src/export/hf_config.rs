@@ -3,18 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::own::{ARCHITECTURE, KEY, OwnLayout};
 use crate::export::ExportError;
 use crate::export::gguf_metadata::llama3_factors;
+use crate::export::model::OutModel;
 use crate::model::{HiddenAct, LlamaConfig, RopeScaling, StoredFormat};
-
-/// `f32`, `f16` or `bf16` as safetensors writes them, in small letters.
-pub(super) fn dtype_name(format: StoredFormat) -> &'static str {
-    match format {
-        StoredFormat::F32 => "f32",
-        StoredFormat::Bf16 => "bf16",
-        StoredFormat::F16 | StoredFormat::Ggml(_) => "f16",
-    }
-}
 
 fn torch_dtype(format: StoredFormat) -> &'static str {
     match format {
@@ -24,24 +17,82 @@ fn torch_dtype(format: StoredFormat) -> &'static str {
     }
 }
 
-/// `config.json`: the source's with another dtype, or one made from the metadata of a GGUF file.
-pub(super) fn config_json(source: &Checkpoint, format: StoredFormat) -> Result<Vec<u8>, ExportError> {
-    let mut table = match source.texts() {
+/// `config.json`: the source's with another dtype and the widths that are left, or one made from the metadata of a GGUF
+/// file.
+pub(super) fn config_json(
+    model: &OutModel<'_>,
+    own: &OwnLayout,
+    quantization: Option<&Value>,
+    format: StoredFormat,
+) -> Result<Vec<u8>, ExportError> {
+    let mut table = match model.source.texts() {
         Some(texts) => serde_json::from_slice(&texts.config_json()?).map_err(|error| unsupported(&error))?,
-        None => made_config(source)?,
+        None => made_config(model)?,
     };
     // The key has two names; a file that has the new one keeps it.
     let key = if table.contains_key("dtype") { "dtype" } else { "torch_dtype" };
     table.insert(key.to_owned(), json!(torch_dtype(format)));
+    table.remove(KEY);
+    let is_cut = model.has_other_widths();
+    let was_own = table.get("architectures").is_some_and(|names| names[0] == ARCHITECTURE);
+    if is_cut || !own.is_plain() {
+        put_widths(&mut table, model);
+    }
+    if !own.is_plain() {
+        put_architecture(&mut table, ARCHITECTURE, "trimtab_llama");
+        table.insert(KEY.to_owned(), serde_json::to_value(own).map_err(|error| unsupported(&error))?);
+    } else if (is_cut || was_own) && !has_llama_heads(&model.config) {
+        put_architecture(&mut table, "MistralForCausalLM", "mistral");
+    } else if was_own {
+        put_architecture(&mut table, "LlamaForCausalLM", "llama");
+    }
+    if let Some(quantization) = quantization {
+        table.insert("quantization_config".to_owned(), quantization.clone());
+    }
     serde_json::to_vec_pretty(&table).map_err(|error| unsupported(&error))
+}
+
+/// Numbers that are read from the tensors' shapes, all of them named: families differ in what they take for granted.
+fn put_widths(table: &mut Map<String, Value>, model: &OutModel<'_>) {
+    let config = &model.config;
+    for (key, number) in [
+        ("num_hidden_layers", config.n_blocks),
+        ("intermediate_size", config.intermediate_size),
+        ("num_attention_heads", config.n_heads),
+        ("num_key_value_heads", config.n_kv_heads),
+        ("head_dim", config.head_dim),
+        ("max_position_embeddings", config.max_context),
+    ] {
+        table.insert(key.to_owned(), json!(number));
+    }
+    // One word a block, and all blocks alike: what is left out says the same.
+    table.remove("layer_types");
+}
+
+/// `sliding_window` was seen to be no shorter than the context, and is not every architecture's word.
+fn put_architecture(table: &mut Map<String, Value>, architecture: &str, model_type: &str) {
+    table.insert("architectures".to_owned(), json!([architecture]));
+    table.insert("model_type".to_owned(), json!(model_type));
+    table.insert("sliding_window".to_owned(), Value::Null);
+}
+
+/// Whether transformers' Llama takes these widths: it insists on heads that divide the hidden width. Its Mistral, the same
+/// model but for biases, does not.
+fn has_llama_heads(config: &LlamaConfig) -> bool {
+    config.hidden_size.is_multiple_of(config.n_heads)
+}
+
+/// Whether plain Hugging Face words are enough for the widths of the blocks.
+pub(super) fn has_plain_widths(config: &LlamaConfig) -> bool {
+    config.block_shapes.is_empty() && (has_llama_heads(config) || !config.attention_bias && !config.mlp_bias)
 }
 
 fn unsupported(error: &serde_json::Error) -> ExportError {
     ExportError::Unsupported(error.to_string())
 }
 
-fn made_config(source: &Checkpoint) -> Result<Map<String, Value>, ExportError> {
-    let config = source.config();
+fn made_config(model: &OutModel<'_>) -> Result<Map<String, Value>, ExportError> {
+    let (source, config) = (model.source, &model.config);
     let hidden_act = match config.hidden_act {
         HiddenAct::Silu => "silu",
         HiddenAct::GeluTanh => "gelu_pytorch_tanh",

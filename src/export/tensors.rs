@@ -1,15 +1,16 @@
-//! Which tensors an export has and where their bytes come from: the one place, for both layouts.
+//! Which tensors an export has and where their bytes come from: the one place, for all layouts.
 
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use crate::checkpoint::{self, Checkpoint, widen};
-use crate::compress::{CompressError, PackedWeights, compress, dequantize_ggml};
-use crate::export::rows::reorder;
+use crate::checkpoint::{self, Checkpoint};
+use crate::export::compressed_tensors::{self, Part};
+use crate::export::layers::{Made, dense_bytes};
+use crate::export::model::{OutLayer, OutModel, norm_before};
+use crate::export::rows::Rows;
 use crate::export::{ExportError, Progress};
-use crate::model::{LayerRole, ModelSource, RopeOrder, StoredFormat};
-use crate::recipe::{LayerSettings, WeightFormat};
+use crate::model::{ModelSource, RopeOrder, StoredFormat};
 
 /// One tensor of an export.
 pub(super) struct OutTensor {
@@ -17,176 +18,159 @@ pub(super) struct OutTensor {
     pub(super) name: String,
     /// Rows first.
     pub(super) shape: Vec<usize>,
-    pub(super) format: StoredFormat,
+    pub(super) element: Element,
     pub(super) len: u64,
     pub(super) content: Content,
 }
 
+/// How the elements of a tensor lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Element {
+    /// A format of models.
+    Stored(StoredFormat),
+    /// Signed integers of 8 bits.
+    I8,
+    /// Signed integers of 32 bits.
+    I32,
+    /// Signed integers of 64 bits.
+    I64,
+    /// E4M3 without infinities.
+    F8,
+}
+
+impl Element {
+    /// The format of models, if it is one.
+    pub(super) const fn stored(self) -> Option<StoredFormat> {
+        match self {
+            Self::Stored(format) => Some(format),
+            Self::I8 | Self::I32 | Self::I64 | Self::F8 => None,
+        }
+    }
+
+    /// The name in a safetensors header.
+    pub(super) const fn dtype(self) -> &'static str {
+        match self {
+            Self::Stored(StoredFormat::F32) => "F32",
+            Self::Stored(StoredFormat::Bf16) => "BF16",
+            Self::Stored(StoredFormat::F16 | StoredFormat::Ggml(_)) => "F16",
+            Self::I8 => "I8",
+            Self::I32 => "I32",
+            Self::I64 => "I64",
+            Self::F8 => "F8_E4M3",
+        }
+    }
+
+    /// Bytes of a tensor of this shape; `None` when its rows are not whole blocks.
+    fn bytes(self, shape: &[usize]) -> Option<u64> {
+        let (row_len, rows) = shape.split_last().map_or((1, 1), |(&last, rest)| (last, rest.iter().product::<usize>()));
+        let bytes = match self {
+            Self::Stored(format) => format.tensor_bytes(rows as u128, row_len as u128)?,
+            Self::I8 | Self::F8 => rows as u128 * row_len as u128,
+            Self::I32 => rows as u128 * row_len as u128 * 4,
+            Self::I64 => rows as u128 * row_len as u128 * 8,
+        };
+        u64::try_from(bytes).ok()
+    }
+}
+
 /// Where the bytes come from.
 pub(super) enum Content {
-    /// Weights of the layer with this position in the graph.
-    Layer(usize),
-    /// A norm or bias, by its Hugging Face name, with the role of its layer.
-    Vector(String, Option<LayerRole>),
-    /// Ready bytes.
+    /// All weights of the layer with this position, in the tensor's format.
+    Weights(usize),
+    /// Its factor `up` (`out_features`, rank).
+    Up(usize),
+    /// Its factor `down` (rank, `in_features`).
+    Down(usize),
+    /// A part of its codes and scales.
+    Part(usize, Part),
+    /// A norm, bias or table: ready bytes.
     Bytes(Vec<u8>),
 }
 
-/// How a layout names and stores tensors.
-pub(super) struct Layout<'a> {
-    /// The name for a Hugging Face name.
-    pub(super) name: &'a dyn Fn(&str) -> Option<String>,
-    /// The format of the layer with these settings that the checkpoint stores so.
-    pub(super) layer_format: &'a dyn Fn(&LayerSettings, StoredFormat) -> StoredFormat,
-    /// The format of a norm or bias that the checkpoint stores so.
-    pub(super) vector_format: &'a dyn Fn(StoredFormat) -> StoredFormat,
+/// A named tensor; rows must be whole blocks of its format.
+pub(super) fn tensor(
+    name: String,
+    shape: Vec<usize>,
+    element: Element,
+    content: Content,
+) -> Result<OutTensor, ExportError> {
+    let len = element.bytes(&shape).ok_or_else(|| {
+        let format = match element {
+            Element::Stored(format) => format.name(),
+            other => other.dtype(),
+        };
+        let row_len = shape.last().copied().unwrap_or(1);
+        ExportError::Unsupported(format!("{name}: rows of {row_len} are not made of whole {format} blocks"))
+    })?;
+    Ok(OutTensor { name, shape, element, len, content })
 }
 
-impl Layout<'_> {
-    /// Every tensor that the family uses, in the order of execution; rotary factors are the layout's own matter.
-    pub(super) fn tensors(
-        &self,
-        source: &Checkpoint,
-        settings: &[LayerSettings],
-    ) -> Result<Vec<OutTensor>, ExportError> {
-        let graph = source.graph();
-        if settings.len() != graph.layers.len() {
-            let reason = format!("{} settings for {} layers", settings.len(), graph.layers.len());
-            return Err(ExportError::Unsupported(reason));
-        }
+/// The tensors of the layer with a position.
+pub(super) type LayerTensors<'a> = &'a dyn Fn(usize, &OutLayer) -> Result<Vec<OutTensor>, ExportError>;
+
+/// How a layout names and stores tensors.
+pub(super) struct Naming<'a> {
+    /// The name for a Hugging Face name.
+    pub(super) name: &'a dyn Fn(&str) -> Option<String>,
+    /// The tensors that hold the weights of a layer, names still Hugging Face's.
+    pub(super) weights: LayerTensors<'a>,
+    /// The format of a norm or bias that the checkpoint stores so.
+    pub(super) vector_format: &'a dyn Fn(StoredFormat) -> StoredFormat,
+    /// The order of query and key rows.
+    pub(super) rope_order: RopeOrder,
+}
+
+impl Naming<'_> {
+    /// Every tensor of the model, in the order of execution; rotary factors are the layout's own matter.
+    pub(super) fn tensors(&self, model: &OutModel<'_>) -> Result<Vec<OutTensor>, ExportError> {
         let mut tensors = Vec::new();
-        for (index, (layer, settings)) in graph.layers.iter().zip(settings).enumerate() {
+        for (index, layer) in model.layers.iter().enumerate() {
             // Norms stand before the layers that read them; the order is for people only.
-            let norm = match (layer.role, layer.block) {
-                (LayerRole::QProj, Some(block)) => Some(format!("model.layers.{block}.input_layernorm.weight")),
-                (LayerRole::GateProj, Some(block)) => {
-                    Some(format!("model.layers.{block}.post_attention_layernorm.weight"))
-                }
-                _ => None,
-            };
-            if let Some(norm) = norm {
-                tensors.push(self.vector(source, norm, None)?);
+            if let Some(norm) = norm_before(layer.role, layer.block) {
+                tensors.extend(self.vector(model, &norm)?);
             }
-            let format = (self.layer_format)(settings, layer.stored);
-            let content = Content::Layer(index);
-            tensors.push(self.tensor(&format!("{}.weight", layer.path), &layer.shape, format, content)?);
-            if layer.bias_len > 0 {
-                tensors.push(self.vector(source, format!("{}.bias", layer.path), Some(layer.role))?);
+            for mut tensor in (self.weights)(index, layer)? {
+                tensor.name = self.named(&tensor.name)?;
+                tensors.push(tensor);
             }
+            tensors.extend(self.vector(model, &format!("{}.bias", layer.path))?);
         }
-        tensors.push(self.vector(source, "model.norm.weight".to_owned(), None)?);
+        tensors.extend(self.vector(model, "model.norm.weight")?);
         Ok(tensors)
     }
 
-    fn vector(&self, source: &Checkpoint, name: String, role: Option<LayerRole>) -> Result<OutTensor, ExportError> {
-        let entry = source.entry(&name).ok_or_else(|| ExportError::Unsupported(format!("{name} is gone")))?;
-        let format = (self.vector_format)(entry.format);
-        self.tensor(&name.clone(), &entry.shape, format, Content::Vector(name, role))
+    fn named(&self, canonical: &str) -> Result<String, ExportError> {
+        (self.name)(canonical)
+            .ok_or_else(|| ExportError::Unsupported(format!("the layout has no name for {canonical}")))
     }
 
-    fn tensor(
-        &self,
-        canonical: &str,
-        shape: &[usize],
-        format: StoredFormat,
-        content: Content,
-    ) -> Result<OutTensor, ExportError> {
-        let name = (self.name)(canonical)
-            .ok_or_else(|| ExportError::Unsupported(format!("the layout has no name for {canonical}")))?;
-        let (row_len, rows) = shape.split_last().map_or((1, 1), |(&last, rest)| (last, rest.iter().product::<usize>()));
-        let len = format.tensor_bytes(rows as u128, row_len as u128).and_then(|len| u64::try_from(len).ok());
-        let len = len.ok_or_else(|| {
-            let name = format.name();
-            ExportError::Unsupported(format!("{canonical}: rows of {row_len} are not made of whole {name} blocks"))
-        })?;
-        Ok(OutTensor { name, shape: shape.to_vec(), format, len, content })
-    }
-}
-
-/// The bytes of a tensor in its format and order.
-pub(super) fn bytes_of(
-    source: &Checkpoint,
-    settings: &[LayerSettings],
-    tensor: &OutTensor,
-    rope_order: RopeOrder,
-) -> Result<Vec<u8>, ExportError> {
-    let (bytes, role) = match &tensor.content {
-        Content::Bytes(bytes) => return Ok(bytes.clone()),
-        Content::Vector(name, role) => {
-            let values = source.read_f32(name)?;
-            let values = values.ok_or_else(|| ExportError::Unsupported(format!("{name} is gone")))?;
-            (dense_bytes(&tensor.name, &values, tensor.format)?, *role)
+    /// A norm or bias, if there is one of this name.
+    fn vector(&self, model: &OutModel<'_>, name: &str) -> Result<Option<OutTensor>, ExportError> {
+        let Some(vector) = model.vector(name) else { return Ok(None) };
+        let format = (self.vector_format)(vector.format);
+        let mut bytes = dense_bytes(name, &vector.values, format)?;
+        let n_outputs = vector.values.len();
+        if let Some(role) = vector.role {
+            bytes = Rows { role, n_outputs, model: &model.config }.reorder(bytes, self.rope_order);
         }
-        Content::Layer(index) => {
-            let layer = &source.graph().layers[*index];
-            (layer_bytes(source, *index, &settings[*index], tensor.format)?, Some(layer.role))
-        }
-    };
-    Ok(match role {
-        Some(role) => reorder(bytes, role, source.config(), rope_order),
-        None => bytes,
-    })
-}
-
-/// The weights of a layer in `format`, rows in the source's order: its own bytes when nothing changes, otherwise what
-/// the compressor makes of them, and that widened when `format` is not the compressor's.
-fn layer_bytes(
-    source: &Checkpoint,
-    index: usize,
-    settings: &LayerSettings,
-    format: StoredFormat,
-) -> Result<Vec<u8>, ExportError> {
-    let layer = &source.graph().layers[index];
-    let compress_error = |source| ExportError::Compress { layer: layer.path.to_string(), source };
-    let entry = source.entry(&format!("{}.weight", layer.path));
-    let entry = entry.ok_or_else(|| ExportError::Unsupported(format!("{} is gone", layer.path)))?;
-    let stored = source.read(entry)?;
-    if settings.is_reference() && layer.stored == format {
-        return Ok(stored);
-    }
-    let dense = match layer.stored {
-        StoredFormat::Ggml(ggml) => dequantize_ggml(ggml, &stored).map_err(compress_error)?,
-        dense => widen(dense, &stored).expect("every other format is dense"),
-    };
-    drop(stored);
-    if settings.is_reference() {
-        return dense_bytes(layer.path.as_str(), &dense, format);
-    }
-    let packed = compress(&dense, layer.shape, settings, layer.stored).map_err(compress_error)?;
-    drop(dense);
-    match packed {
-        PackedWeights::Ggml { format: made, bytes } if format == StoredFormat::Ggml(made) => Ok(bytes),
-        packed => dense_bytes(layer.path.as_str(), &packed.dequantize(), format),
+        tensor(self.named(name)?, vec![n_outputs], Element::Stored(format), Content::Bytes(bytes)).map(Some)
     }
 }
 
-/// Little-endian bytes of dense values; values that the format cannot hold are an error.
-fn dense_bytes(name: &str, values: &[f32], format: StoredFormat) -> Result<Vec<u8>, ExportError> {
-    let weights = match format {
-        StoredFormat::F32 => return Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
-        StoredFormat::F16 => WeightFormat::F16,
-        StoredFormat::Bf16 => WeightFormat::Bf16,
-        StoredFormat::Ggml(_) => return Err(ExportError::Unsupported(format!("{name} cannot be packed here"))),
-    };
-    let settings = LayerSettings { weights, sparsity: None };
-    let packed = compress(values, [1, values.len()], &settings, format);
-    let packed = packed.map_err(|source: CompressError| ExportError::Compress { layer: name.to_owned(), source })?;
-    Ok(match packed {
-        PackedWeights::F16(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        PackedWeights::Bf16(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        _ => return Err(ExportError::Unsupported(format!("{name} was packed in another format"))),
-    })
-}
-
-/// A model that is being written: where from, and who wants to know how far it is.
+/// A model that is being written, and who wants to know how far it is.
 pub(super) struct Job<'a, 'p> {
-    pub(super) source: &'a Checkpoint,
-    pub(super) settings: &'a [LayerSettings],
+    pub(super) model: &'a OutModel<'a>,
     pub(super) rope_order: RopeOrder,
     pub(super) progress: Progress<'p>,
+    /// The layer that was made last: its parts follow one another.
+    last: Option<(usize, Made)>,
 }
 
-impl Job<'_, '_> {
+impl<'a, 'p> Job<'a, 'p> {
+    pub(super) fn new(model: &'a OutModel<'a>, rope_order: RopeOrder, progress: Progress<'p>) -> Self {
+        Self { model, rope_order, progress, last: None }
+    }
+
     /// Writes the tensors one after another, each padded to `alignment`; gives their hashes.
     pub(super) fn write(
         &mut self,
@@ -202,7 +186,7 @@ impl Job<'_, '_> {
             if let ControlFlow::Break(()) = (self.progress)(done, total) {
                 return Err(ExportError::Cancelled);
             }
-            let mut bytes = bytes_of(self.source, self.settings, tensor, self.rope_order)?;
+            let mut bytes = self.bytes_of(tensor)?;
             if bytes.len() as u64 != tensor.len {
                 return Err(ExportError::Unsupported(format!("{} has another size than planned", tensor.name)));
             }
@@ -217,6 +201,33 @@ impl Job<'_, '_> {
         }
         Ok(hashes)
     }
+
+    /// The bytes of a tensor in its format and order.
+    fn bytes_of(&mut self, tensor: &OutTensor) -> Result<Vec<u8>, ExportError> {
+        let index = match &tensor.content {
+            Content::Bytes(bytes) => return Ok(bytes.clone()),
+            Content::Weights(index) | Content::Up(index) | Content::Down(index) | Content::Part(index, _) => *index,
+        };
+        let layer = &self.model.layers[index];
+        let rows = Rows { role: layer.role, n_outputs: layer.shape[0], model: &self.model.config };
+        let reorder = |bytes| rows.reorder(bytes, self.rope_order);
+        let made = match self.last.take() {
+            Some((last, made)) if last == index => made,
+            _ => self.model.make(index)?,
+        };
+        let not_dense = || ExportError::Unsupported(format!("{} is not dense", tensor.name));
+        let dense = tensor.element.stored().ok_or_else(not_dense);
+        let factors =
+            || made.factors().ok_or_else(|| ExportError::Unsupported(format!("{} has no factors", layer.path)));
+        let bytes = match &tensor.content {
+            Content::Bytes(_) | Content::Weights(_) => return Ok(reorder(made.into_bytes(&tensor.name, dense?)?)),
+            Content::Up(_) => reorder(Made::packed_bytes(&factors()?.up, &tensor.name, dense?)?),
+            Content::Down(_) => Made::packed_bytes(&factors()?.down, &tensor.name, dense?)?,
+            Content::Part(_, part) => compressed_tensors::part_bytes(*part, &made, layer, &reorder)?,
+        };
+        self.last = Some((index, made));
+        Ok(bytes)
+    }
 }
 
 /// Opens the copy with our own reader and compares every tensor with the hash of what was written.
@@ -228,7 +239,8 @@ pub(super) fn verify(copy: &ModelSource, tensors: &[OutTensor], hashes: &[blake3
     }
     for (tensor, hash) in tensors.iter().zip(hashes) {
         let entry = opened.entries().iter().find(|entry| entry.name == tensor.name);
-        let entry = entry.filter(|entry| entry.shape == tensor.shape && entry.format == tensor.format);
+        let entry =
+            entry.filter(|entry| entry.shape == tensor.shape && Element::Stored(entry.format) == tensor.element);
         let entry = entry.ok_or_else(|| refuse(&tensor.name))?;
         if blake3::hash(&opened.read(entry)?) != *hash {
             return Err(refuse(&tensor.name));

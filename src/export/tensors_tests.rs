@@ -1,8 +1,9 @@
 use std::io;
 
 use super::*;
-use crate::export::Existing;
 use crate::export::atomic::{Kind, Staging};
+use crate::export::{Existing, Weights};
+use crate::recipe::LayerSettings;
 
 /// A disk with room for so many bytes.
 struct Disk(usize);
@@ -31,18 +32,23 @@ fn demo() -> Checkpoint {
 fn a_full_disk_is_an_error_wherever_it_is_full() {
     let source = demo();
     let settings = vec![LayerSettings::default(); source.graph().layers.len()];
-    let layout = Layout {
+    let naming = Naming {
         name: &|canonical| Some(canonical.to_owned()),
-        layer_format: &|_, stored| stored,
+        weights: &|index, layer| {
+            let element = Element::Stored(layer.kind.dense());
+            Ok(vec![tensor(layer.path.to_string(), layer.shape.to_vec(), element, Content::Weights(index))?])
+        },
         vector_format: &|stored| stored,
+        rope_order: RopeOrder::Halves,
     };
-    let tensors = layout.tensors(&source, &settings).unwrap();
+    let model = OutModel::new(&source, Weights::Settings(&settings)).unwrap();
+    let tensors = naming.tensors(&model).unwrap();
     let total: u64 = tensors.iter().map(|tensor| tensor.len).sum();
     assert_eq!(total, source.graph().stored_bytes());
     let write = |room: usize| {
         let mut progress = |_, _| ControlFlow::Continue(());
         let progress: Progress<'_> = &mut progress;
-        let mut job = Job { source: &source, settings: &settings, rope_order: RopeOrder::Halves, progress };
+        let mut job = Job::new(&model, RopeOrder::Halves, progress);
         job.write(&mut Disk(room), Path::new("out"), &tensors, 1)
     };
     for room in [0, 1, 18_432_000, total as usize - 1] {

@@ -103,7 +103,7 @@ fn chunk_sums(reference: &[f32], variant: &[f32], reference_max: f32, variant_ma
 /// Cody and Waite's reduction to |r| ≤ ln 2 / 2, then a degree-6 Taylor-like polynomial (coefficients of Cephes' `expf`).
 /// Branch-free, so that the loops around it become vector code.
 #[inline]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;

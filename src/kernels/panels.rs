@@ -1,10 +1,10 @@
 //! f32 products over weights that were repacked once.
 
 /// Outputs of one panel: two AVX2 registers.
-const PANEL: usize = 16;
+pub(super) const PANEL: usize = 16;
 /// Rows of activations that share one pass over a panel: 6 × 2 accumulators, 2 weights and 1 activation fill 15 of the
 /// 16 AVX2 registers.
-const ROWS: usize = 6;
+pub(super) const ROWS: usize = 6;
 /// Panels that one row of activations passes over together: enough independent chains to hide the latency of a
 /// multiply-add.
 const WIDE: usize = 4;
@@ -73,8 +73,8 @@ impl Panels {
     ///
     /// - `x`: (rows, `in_features`), `y`: (rows, `out_features`), overwritten
     ///
-    /// Each output is one chain of multiply-adds over the inputs in order, so a row's result does not depend on the rows
-    /// beside it.
+    /// Each output is one chain of multiply-adds over the inputs in order, so a row's result does not depend on the
+    /// rows beside it.
     ///
     /// # Panics
     /// If the lengths do not fit.
@@ -91,14 +91,7 @@ impl Panels {
                 let rows = x.chunks(ROWS * n_inputs).zip(y.chunks_mut(ROWS * n_outputs));
                 for (x, y) in rows {
                     let place = Place { first, column, width, n_inputs, n_outputs };
-                    match x.len() / n_inputs {
-                        ROWS => tile::<ROWS>(panel, x, y, &place),
-                        5 => tile::<5>(panel, x, y, &place),
-                        4 => tile::<4>(panel, x, y, &place),
-                        3 => tile::<3>(panel, x, y, &place),
-                        2 => tile::<2>(panel, x, y, &place),
-                        _ => tile::<1>(panel, x, y, &place),
-                    }
+                    product(panel, x, y, &place, first > 0);
                 }
             }
         }
@@ -135,22 +128,36 @@ impl Panels {
 }
 
 /// Where a tile lies.
-struct Place {
+pub(super) struct Place {
     /// First input feature of the pass.
-    first: usize,
+    pub(super) first: usize,
     /// First output of the panel.
-    column: usize,
+    pub(super) column: usize,
     /// Outputs of the panel that exist.
-    width: usize,
-    n_inputs: usize,
-    n_outputs: usize,
+    pub(super) width: usize,
+    /// Length of a row of activations.
+    pub(super) n_inputs: usize,
+    /// Length of a row of outputs.
+    pub(super) n_outputs: usize,
 }
 
-/// Adds the product of R rows with a panel to the outputs; the first pass overwrites them.
+/// The product of at most [`ROWS`] rows with a panel: added to the outputs, or in their place.
 #[inline]
-fn tile<const R: usize>(panel: &[[f32; PANEL]], x: &[f32], y: &mut [f32], place: &Place) {
+pub(super) fn product(panel: &[[f32; PANEL]], x: &[f32], y: &mut [f32], place: &Place, is_added: bool) {
+    match x.len() / place.n_inputs {
+        ROWS => tile::<ROWS>(panel, x, y, place, is_added),
+        5 => tile::<5>(panel, x, y, place, is_added),
+        4 => tile::<4>(panel, x, y, place, is_added),
+        3 => tile::<3>(panel, x, y, place, is_added),
+        2 => tile::<2>(panel, x, y, place, is_added),
+        _ => tile::<1>(panel, x, y, place, is_added),
+    }
+}
+
+#[inline]
+fn tile<const R: usize>(panel: &[[f32; PANEL]], x: &[f32], y: &mut [f32], place: &Place, is_added: bool) {
     let mut sums = [[0.0_f32; PANEL]; R];
-    if place.first > 0 {
+    if is_added {
         for (row, sums) in sums.iter_mut().enumerate() {
             let y = &y[row * place.n_outputs + place.column..][..place.width];
             sums[..place.width].copy_from_slice(y);
@@ -194,7 +201,7 @@ fn accumulate(x: f32, weights: &[f32; PANEL], sums: &mut [f32; PANEL]) {
 
 /// a · b + c, fused where the processor has the instruction: elsewhere `mul_add` would call a function.
 #[inline]
-fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
+pub(super) fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
 }
 

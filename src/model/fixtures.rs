@@ -25,6 +25,7 @@ pub(crate) fn tiny_graph() -> ModelGraph {
         mlp_bias: false,
         bos_token: Some(1),
         eos_tokens: vec![2],
+        block_shapes: Vec::new(),
     };
     let layer = |path: String, block: Option<u16>, role: LayerRole, shape: [usize; 2]| Layer {
         path: LayerPath(path),
@@ -33,6 +34,8 @@ pub(crate) fn tiny_graph() -> ModelGraph {
         shape,
         stored: StoredFormat::F16,
         bias_len: 0,
+        rank: None,
+        shared_with: None,
     };
     let mut layers = vec![layer("model.embed_tokens".to_owned(), None, LayerRole::Embedding, [128, 64])];
     for block in 0..2_u16 {

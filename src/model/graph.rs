@@ -94,12 +94,38 @@ pub struct Layer {
     pub stored: StoredFormat,
     /// Elements of its bias; 0 without one.
     pub bias_len: usize,
+    /// Rank of the two thin factors, `up` and `down`, that the file has in the place of the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+    /// The layer whose tensor in the file it reads: all of its weights, or of thin factors their `down`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_with: Option<LayerPath>,
 }
 
 impl Layer {
-    /// Weights without bias.
+    /// Weights in the file without bias; what it shares counts with the other layer.
     pub fn n_weights(&self) -> u64 {
-        self.shape[0] as u64 * self.shape[1] as u64
+        self.own_matrices().map(|[rows, row_len]| rows as u64 * row_len as u64).sum()
+    }
+
+    /// Hugging Face names and shapes of its weights: one matrix, or the factors `up` and `down`.
+    pub fn tensors(&self) -> Vec<(String, [usize; 2])> {
+        let [rows, row_len] = self.shape;
+        match self.rank {
+            None => vec![(format!("{}.weight", self.path), self.shape)],
+            Some(rank) => vec![
+                (format!("{}.up.weight", self.path), [rows, rank]),
+                (format!("{}.down.weight", self.path), [rank, row_len]),
+            ],
+        }
+    }
+
+    /// Shapes of the matrices that no other layer has in the file.
+    fn own_matrices(&self) -> impl Iterator<Item = [usize; 2]> {
+        let n_shared = usize::from(self.shared_with.is_some());
+        let tensors = self.tensors();
+        let n_own = tensors.len() - n_shared;
+        tensors.into_iter().take(n_own).map(|(_, shape)| shape)
     }
 
     /// The last component of the path: `down_proj`.
@@ -179,9 +205,11 @@ impl ModelGraph {
     }
 }
 
-/// Bytes of a layer's weights in its file. The reader has checked that rows are whole blocks.
+/// Bytes of a layer's own weights in its file. The reader has checked that rows are whole blocks.
 pub(crate) fn stored_layer_bytes(layer: &Layer) -> u64 {
-    let [rows, row_len] = layer.shape;
-    let bytes = layer.stored.tensor_bytes(rows as u128, row_len as u128);
-    bytes.and_then(|bytes| u64::try_from(bytes).ok()).expect("a listed layer was checked against its file")
+    let bytes = |[rows, row_len]: [usize; 2]| {
+        let bytes = layer.stored.tensor_bytes(rows as u128, row_len as u128);
+        bytes.and_then(|bytes| u64::try_from(bytes).ok()).expect("a listed layer was checked against its file")
+    };
+    layer.own_matrices().map(bytes).sum()
 }

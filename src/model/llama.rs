@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::LayerRole;
+
 /// How the two halves of a rotated pair lie in a query or key row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -85,4 +87,69 @@ pub struct LlamaConfig {
     pub bos_token: Option<u32>,
     /// Tokens that end a text.
     pub eos_tokens: Vec<u32>,
+    /// Widths of each block where blocks differ from the fields above or from each other; empty when all are alike.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub block_shapes: Vec<BlockShape>,
+}
+
+/// Widths of one block. What was removed has width 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockShape {
+    /// Query heads; 0 without attention.
+    pub n_heads: usize,
+    /// Key and value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Width of the MLP; 0 without one.
+    pub intermediate_size: usize,
+}
+
+impl BlockShape {
+    /// Whether attention and MLP are both gone.
+    pub fn is_empty(self) -> bool {
+        self.n_heads == 0 && self.intermediate_size == 0
+    }
+
+    /// (`out_features`, `in_features`) of a layer of this block; `None` where it is gone, or is in no block.
+    pub fn layer_shape(self, config: &LlamaConfig, role: LayerRole) -> Option<[usize; 2]> {
+        let (hidden, inner) = (config.hidden_size, self.intermediate_size);
+        let (queries, keys) = (self.n_heads * config.head_dim, self.n_kv_heads * config.head_dim);
+        let shape = match role {
+            LayerRole::QProj => [queries, hidden],
+            LayerRole::KProj | LayerRole::VProj => [keys, hidden],
+            LayerRole::OProj => [hidden, queries],
+            LayerRole::GateProj | LayerRole::UpProj => [inner, hidden],
+            LayerRole::DownProj => [hidden, inner],
+            LayerRole::Embedding | LayerRole::Head => return None,
+        };
+        shape.iter().all(|&len| len > 0).then_some(shape)
+    }
+}
+
+impl LlamaConfig {
+    /// Widths of `block`.
+    pub fn block_shape(&self, block: usize) -> BlockShape {
+        let alike = BlockShape {
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads,
+            intermediate_size: self.intermediate_size,
+        };
+        self.block_shapes.get(block).copied().unwrap_or(alike)
+    }
+
+    /// This configuration with `shapes`: in the plain fields where all blocks are alike, a block each where they are not.
+    #[must_use]
+    pub fn with_block_shapes(&self, shapes: &[BlockShape]) -> Self {
+        let mut config = Self { n_blocks: shapes.len(), block_shapes: Vec::new(), ..self.clone() };
+        match shapes {
+            [first, rest @ ..]
+                if first.n_heads > 0 && first.intermediate_size > 0 && rest.iter().all(|x| x == first) =>
+            {
+                config.n_heads = first.n_heads;
+                config.n_kv_heads = first.n_kv_heads;
+                config.intermediate_size = first.intermediate_size;
+            }
+            _ => config.block_shapes = shapes.to_vec(),
+        }
+        config
+    }
 }

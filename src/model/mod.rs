@@ -13,6 +13,7 @@ mod llama;
 mod source;
 
 pub use format::{GgmlType, StoredFormat};
+pub(crate) use graph::stored_layer_bytes;
 pub use graph::{Fingerprint, Layer, LayerPath, LayerRole, ModelFamily, ModelGraph};
-pub use llama::{HiddenAct, LlamaConfig, RopeOrder, RopeScaling};
+pub use llama::{BlockShape, HiddenAct, LlamaConfig, RopeOrder, RopeScaling};
 pub use source::ModelSource;

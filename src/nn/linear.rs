@@ -1,45 +1,114 @@
 //! The linear layer: one small interface over packed weights.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use candle_core::quantized::{QMatMul, QStorage, QTensor};
-use candle_core::{DType, Device, Module as _, Storage, Tensor};
-use rayon::prelude::*;
+use candle_core::{Device, Tensor};
 
-use crate::compress::{PackedWeights, candle_type};
-use crate::kernels::Panels;
-use crate::model::{GgmlType, LayerPath};
+use crate::compress::{ActivationGrid, LowRankMatrix, PackedWeights};
+use crate::model::LayerPath;
 use crate::nn::NnError;
+use crate::nn::matrix::{Matrix, with_values};
 use crate::recipe::Execution;
 
-/// How a layer's product runs; named beside every speed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ProductPath {
-    /// f32 weights and activations, by our own kernel.
-    F32,
-    /// f16 weights and activations.
-    F16,
-    /// GGML blocks; activations are quantized a row at a time too.
-    Ggml(GgmlType),
+/// What a linear layer is made from.
+#[derive(Debug)]
+pub struct LinearParts {
+    /// The layer's key.
+    pub path: LayerPath,
+    /// Its weights.
+    pub packed: PackedWeights,
+    /// (`out_features`, `in_features`).
+    pub shape: [usize; 2],
+    /// How the products run.
+    pub execution: Execution,
+    /// (`out_features`) f32.
+    pub bias: Option<Tensor>,
+    /// How the inputs enter the product: 8 bits are rounded to their grid and multiplied in f32.
+    pub activations: ActivationGrid,
 }
 
-impl ProductPath {
-    /// Name for tables: `candle q8_0`.
-    pub fn label(self) -> String {
-        match self {
-            Self::F32 => "trimtab f32".to_owned(),
-            Self::F16 => "candle f16".to_owned(),
-            Self::Ggml(format) => format!("candle {}", format.name()),
+/// Products over factors that several layers have in common, while those layers are made: a `down` in the same `Arc` is
+/// prepared and held once.
+#[derive(Debug, Default)]
+pub struct SharedFactors {
+    made: Vec<(Arc<PackedWeights>, Execution, Arc<Matrix>)>,
+}
+
+impl SharedFactors {
+    fn get(
+        &mut self,
+        packed: &Arc<PackedWeights>,
+        shape: [usize; 2],
+        execution: Execution,
+        device: &Device,
+    ) -> Result<Arc<Matrix>, NnError> {
+        let is_same =
+            |(made, how, _): &&(Arc<PackedWeights>, Execution, _)| Arc::ptr_eq(made, packed) && *how == execution;
+        if let Some((.., matrix)) = self.made.iter().find(is_same) {
+            return Ok(matrix.clone());
         }
+        let matrix = Arc::new(Matrix::new(PackedWeights::clone(packed), shape, execution, device)?);
+        self.made.push((packed.clone(), execution, matrix.clone()));
+        Ok(matrix)
     }
 }
 
-#[derive(Debug)]
+/// W = up · down.
+#[derive(Debug, Clone)]
+struct Factors {
+    up: Arc<Matrix>,
+    down: Arc<Matrix>,
+}
+
+impl Factors {
+    fn new(
+        packed: LowRankMatrix,
+        shape: [usize; 2],
+        execution: Execution,
+        shared: &mut SharedFactors,
+        device: &Device,
+    ) -> Result<Self, NnError> {
+        let [rows, rank, row_len] = packed.shape;
+        if [rows, row_len] != shape {
+            let text = format!("factors of {rows} × {row_len} for a layer of {} × {}", shape[0], shape[1]);
+            return Err(NnError::Shape(text));
+        }
+        let up = Arc::new(Matrix::new(*packed.up, [rows, rank], execution, device)?);
+        let down = shared.get(&packed.down, [rank, row_len], execution, device)?;
+        Ok(Self { up, down })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor, NnError> {
+        self.up.forward(&self.down.forward(x)?)
+    }
+
+    /// The values of `down` (rank, `in_features`).
+    fn basis(&self) -> Result<Tensor, NnError> {
+        let [rank, row_len] = self.down.shape();
+        Ok(Tensor::from_vec(self.down.dequantize()?, (rank, row_len), &Device::Cpu)?)
+    }
+
+    fn rows(&self, ids: &Tensor) -> Result<Tensor, NnError> {
+        Ok(self.up.rows(ids)?.matmul(&self.basis()?)?)
+    }
+
+    fn dequantize(&self) -> Result<Vec<f32>, NnError> {
+        let [rows, rank] = self.up.shape();
+        let up = Tensor::from_vec(self.up.dequantize()?, (rows, rank), &Device::Cpu)?;
+        Ok(up.matmul(&self.basis()?)?.flatten_all()?.to_vec1()?)
+    }
+
+    fn label(&self) -> String {
+        let (down, up) = (self.down.label(), self.up.label());
+        if down == up { format!("low rank {up}") } else { format!("low rank {down}, {up}") }
+    }
+}
+
+#[derive(Debug, Clone)]
 enum Weights {
-    Panels(Panels),
-    Half(Tensor),
-    Packed(QMatMul, Arc<QTensor>),
+    Whole(Arc<Matrix>),
+    LowRank(Factors),
+    Corrected(Arc<Matrix>, Factors),
 }
 
 /// y = x Wᵀ + b over weights (`out_features`, `in_features`) in any format.
@@ -47,45 +116,43 @@ enum Weights {
 pub struct Linear {
     path: LayerPath,
     weights: Weights,
+    shape: [usize; 2],
     bias: Option<Tensor>,
-    held_bytes: u64,
-    product: ProductPath,
+    activations: ActivationGrid,
 }
 
 impl Linear {
-    /// Puts `packed` weights of `shape` onto `device`, as `execution` says.
+    /// Puts a layer onto `device`.
     ///
     /// # Errors
-    /// When candle refuses the weights.
-    pub fn new(
-        path: LayerPath,
-        packed: PackedWeights,
-        shape: [usize; 2],
-        execution: Execution,
-        bias: Option<Tensor>,
-        device: &Device,
-    ) -> Result<Self, NnError> {
-        let dims = (shape[0], shape[1]);
-        let (weights, product) = match (packed, execution) {
-            (PackedWeights::Ggml { format, bytes }, Execution::Packed) => {
-                let storage = QStorage::from_data(Cow::Owned(bytes), device, candle_type(format))?;
-                let tensor = Arc::new(QTensor::new(storage, dims)?);
-                (Weights::Packed(QMatMul::from_arc(tensor.clone())?, tensor), ProductPath::Ggml(format))
+    /// When candle refuses the weights, or factors do not fit the shape.
+    pub fn new(parts: LinearParts, device: &Device) -> Result<Self, NnError> {
+        Self::sharing(parts, &mut SharedFactors::default(), device)
+    }
+
+    /// [`Self::new`] for layers that have factors in common.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn sharing(parts: LinearParts, shared: &mut SharedFactors, device: &Device) -> Result<Self, NnError> {
+        let LinearParts { path, packed, shape, execution, bias, activations } = parts;
+        let weights = match packed {
+            PackedWeights::LowRank(factors) => {
+                Weights::LowRank(Factors::new(factors, shape, execution, shared, device)?)
             }
-            (PackedWeights::F16(weights), Execution::Packed) => {
-                (Weights::Half(Tensor::from_vec(weights, dims, device)?), ProductPath::F16)
+            PackedWeights::Corrected { base, term } => {
+                let base = Arc::new(Matrix::new(*base, shape, execution, device)?);
+                Weights::Corrected(base, Factors::new(term, shape, execution, shared, device)?)
             }
-            (PackedWeights::F32(weights), _) => {
-                (Weights::Panels(Panels::pack(&weights, dims.0, dims.1)), ProductPath::F32)
-            }
-            (other, _) => (Weights::Panels(Panels::pack(&other.dequantize(), dims.0, dims.1)), ProductPath::F32),
+            whole => Weights::Whole(Arc::new(Matrix::new(whole, shape, execution, device)?)),
         };
-        let held_bytes = match &weights {
-            Weights::Panels(panels) => panels.bytes() as u64,
-            Weights::Half(tensor) => (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64,
-            Weights::Packed(_, tensor) => tensor.storage_size_in_bytes() as u64,
-        };
-        Ok(Self { path, weights, bias, held_bytes, product })
+        Ok(Self { path, weights, shape, bias, activations })
+    }
+
+    /// Another layer with these very weights: what hard tying makes. Its bias is its own.
+    #[must_use]
+    pub fn tied(&self, path: LayerPath, bias: Option<Tensor>) -> Self {
+        Self { path, weights: self.weights.clone(), shape: self.shape, bias, activations: self.activations }
     }
 
     /// The layer's key.
@@ -93,19 +160,53 @@ impl Linear {
         &self.path
     }
 
+    /// (`out_features`, `in_features`).
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
     /// The bias (`out_features`) f32, if there is one.
     pub fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }
 
-    /// Bytes of the weights as held.
-    pub fn held_bytes(&self) -> u64 {
-        self.held_bytes
+    /// How inputs enter the product.
+    pub fn activations(&self) -> ActivationGrid {
+        self.activations
     }
 
-    /// How the product runs.
-    pub fn product(&self) -> ProductPath {
-        self.product
+    fn matrices(&self) -> impl Iterator<Item = &Arc<Matrix>> {
+        let (base, factors) = match &self.weights {
+            Weights::Whole(matrix) => (Some(matrix), None),
+            Weights::LowRank(factors) => (None, Some(factors)),
+            Weights::Corrected(base, factors) => (Some(base), Some(factors)),
+        };
+        base.into_iter().chain(factors.into_iter().flat_map(|factors| [&factors.down, &factors.up]))
+    }
+
+    /// The matrices behind the product, each with an identity and its bytes as held. Layers that share one name the
+    /// same identity while they live, so that a sum over layers can count it once.
+    pub fn parts(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.matrices().map(|matrix| (Arc::as_ptr(matrix).addr(), matrix.held_bytes()))
+    }
+
+    /// Bytes of the weights as held; those shared with other layers count too.
+    pub fn held_bytes(&self) -> u64 {
+        self.parts().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// How the product runs, for tables: `candle q8_0`, `low rank trimtab f32`, `simulated int8 dynamic, trimtab f32`.
+    pub fn product(&self) -> String {
+        let product = match &self.weights {
+            Weights::Whole(matrix) => matrix.label(),
+            Weights::LowRank(factors) => factors.label(),
+            Weights::Corrected(base, factors) => format!("{} + {}", base.label(), factors.label()),
+        };
+        match self.activations {
+            ActivationGrid::Float => product,
+            ActivationGrid::Int8PerToken => format!("simulated int8 dynamic, {product}"),
+            ActivationGrid::Int8Static { .. } => format!("simulated int8 static, {product}"),
+        }
     }
 
     /// x (seq, `in_features`) f32 → (seq, `out_features`) f32.
@@ -113,10 +214,15 @@ impl Linear {
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, NnError> {
+        let rounded = match self.activations {
+            ActivationGrid::Float => None,
+            grid => Some(round_activations(x, grid)?),
+        };
+        let x = rounded.as_ref().unwrap_or(x);
         let y = match &self.weights {
-            Weights::Panels(panels) => multiply(panels, x)?,
-            Weights::Packed(product, _) => product.forward(x)?,
-            Weights::Half(weights) => x.to_dtype(weights.dtype())?.matmul(&weights.t()?)?.to_dtype(DType::F32)?,
+            Weights::Whole(matrix) => matrix.forward(x)?,
+            Weights::LowRank(factors) => factors.forward(x)?,
+            Weights::Corrected(base, factors) => (base.forward(x)? + factors.forward(x)?)?,
         };
         Ok(match &self.bias {
             None => y,
@@ -129,76 +235,53 @@ impl Linear {
     /// # Errors
     /// When an id is not below the number of rows.
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor, NnError> {
-        Ok(match &self.weights {
-            Weights::Panels(panels) => {
-                let ids: Vec<u32> = ids.to_vec1()?;
-                let mut rows = vec![0.0; ids.len() * panels.n_inputs()];
-                for (id, row) in ids.iter().zip(rows.chunks_mut(panels.n_inputs())) {
-                    panels.row(*id as usize, row);
-                }
-                Tensor::from_vec(rows, (ids.len(), panels.n_inputs()), &Device::Cpu)?
-            }
-            Weights::Packed(_, tensor) => tensor.embedding(ids)?,
-            Weights::Half(weights) => weights.index_select(ids, 0)?.to_dtype(DType::F32)?,
-        })
+        match &self.weights {
+            Weights::Whole(matrix) => matrix.rows(ids),
+            Weights::LowRank(factors) => factors.rows(ids),
+            Weights::Corrected(base, factors) => Ok((base.rows(ids)? + factors.rows(ids)?)?),
+        }
     }
 
-    /// The f32 values of the weights, row by row: what the checkpoint holds, widened.
+    /// The f32 values of the weights, row by row: what the checkpoint holds, widened, and factors multiplied out.
     ///
     /// # Errors
     /// When candle cannot read its own storage.
     pub fn dequantize(&self) -> Result<Vec<f32>, NnError> {
-        let tensor = match &self.weights {
-            Weights::Panels(panels) => {
-                let mut weights = vec![0.0; panels.n_outputs() * panels.n_inputs()];
-                for (output, row) in weights.chunks_mut(panels.n_inputs()).enumerate() {
-                    panels.row(output, row);
-                }
-                return Ok(weights);
+        match &self.weights {
+            Weights::Whole(matrix) => matrix.dequantize(),
+            Weights::LowRank(factors) => factors.dequantize(),
+            Weights::Corrected(base, factors) => {
+                let mut weights = base.dequantize()?;
+                weights.iter_mut().zip(factors.dequantize()?).for_each(|(weight, term)| *weight += term);
+                Ok(weights)
             }
-            Weights::Packed(_, tensor) => tensor.dequantize(&tensor.device())?,
-            Weights::Half(weights) => weights.to_dtype(DType::F32)?,
-        };
-        Ok(tensor.flatten_all()?.to_vec1()?)
-    }
-}
-
-/// x (seq, `in_features`) f32 → (seq, `out_features`), on all threads: by rows of activations, a single row by outputs.
-fn multiply(panels: &Panels, x: &Tensor) -> Result<Tensor, NnError> {
-    let (seq, n_inputs) = x.dims2()?;
-    if n_inputs != panels.n_inputs() {
-        let shapes = format!("{n_inputs} activations for {} input features", panels.n_inputs());
-        return Err(candle_core::Error::Msg(shapes).into());
-    }
-    let n_outputs = panels.n_outputs();
-    let mut y = vec![0.0; seq * n_outputs];
-    with_values(x, |x| {
-        let threads = rayon::current_num_threads();
-        if seq < 2 * threads {
-            let share = n_outputs.div_ceil(threads).next_multiple_of(Panels::GRAIN);
-            for (x, y) in x.chunks(n_inputs).zip(y.chunks_mut(n_outputs)) {
-                let parts = y.par_chunks_mut(share).enumerate();
-                parts.for_each(|(number, y)| panels.multiply_row(x, number * share, y));
-            }
-        } else {
-            let share = seq.div_ceil(threads);
-            let parts = x.par_chunks(share * n_inputs).zip(y.par_chunks_mut(share * n_outputs));
-            parts.for_each(|(x, y)| panels.multiply(x, y));
         }
-    })?;
-    Ok(Tensor::from_vec(y, (seq, n_outputs), x.device())?)
+    }
 }
 
-/// Lends the values of an f32 tensor, without a copy where they lie contiguous in host memory.
-///
-/// # Errors
-/// When the tensor is not f32.
-pub fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T, NnError> {
-    let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    if let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets()) {
-        return Ok(read(&storage.as_slice::<f32>()?[start..end]));
+/// x (seq, features) rounded to a symmetric grid of 8 bits, halves to even, as f32 values. A token of zeros stays one;
+/// what is not finite stays so.
+fn round_activations(x: &Tensor, grid: ActivationGrid) -> Result<Tensor, NnError> {
+    const CODES: std::ops::RangeInclusive<f32> = -128.0..=127.0;
+    // The symmetric grid of 255 steps that the weights have too, and compressed-tensors.
+    const HALF_RANGE: f32 = 127.5;
+    let (_, features) = x.dims2()?;
+    let mut rounded = with_values(x, <[f32]>::to_vec)?;
+    for token in rounded.chunks_mut(features.max(1)) {
+        let scale = match grid {
+            ActivationGrid::Float => continue,
+            ActivationGrid::Int8PerToken => token.iter().fold(0.0_f32, |max, value| max.max(value.abs())) / HALF_RANGE,
+            ActivationGrid::Int8Static { scale } => scale,
+        };
+        if scale > 0.0 {
+            for value in token {
+                *value = (*value / scale).round_ties_even().clamp(*CODES.start(), *CODES.end()) * scale;
+            }
+        }
     }
-    drop(storage);
-    Ok(read(&tensor.flatten_all()?.to_vec1::<f32>()?))
+    Ok(Tensor::from_vec(rounded, x.shape(), x.device())?)
 }
+
+#[cfg(test)]
+#[path = "linear_tests.rs"]
+mod tests;

@@ -1,12 +1,16 @@
 //! The Llama family's forward pass.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use crate::kernels::HeadShape;
 use crate::model::{HiddenAct, LayerPath, LlamaConfig};
+use crate::nn::attention::Attending;
 use crate::nn::rotary::Angles;
-use crate::nn::{KvCache, Linear, NnError, Rotary};
+use crate::nn::{Attention, Block, KvCache, Linear, Mlp, NnError, Rotary};
+use crate::recipe::{AttentionSettings, KvCacheSettings};
 
 /// Sees the input of every linear layer of the blocks, (seq, `in_features`) f32: calibration reads activations here.
 pub trait Observer {
@@ -15,22 +19,24 @@ pub trait Observer {
 }
 
 /// What a Llama is put together from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LlamaParts {
     /// Configuration.
     pub config: LlamaConfig,
     /// Embedding; also the head when tied.
     pub embedding: Arc<Linear>,
-    /// In order: q, k, v, o, gate, up, down of each block.
-    pub blocks: Vec<[Arc<Linear>; 7]>,
-    /// Weights (hidden) f32 of the norms before attention and before the MLP of each block.
-    pub norms: Vec<[Tensor; 2]>,
+    /// The blocks, with the widths of [`LlamaConfig::block_shape`].
+    pub blocks: Vec<Block>,
     /// Weight (hidden) f32 of the last norm.
     pub final_norm: Tensor,
     /// The head; `None` when tied.
     pub head: Option<Arc<Linear>>,
     /// Rotary frequencies.
     pub rotary: Arc<Rotary>,
+    /// How attention is computed, and what it sees.
+    pub attention: AttentionSettings,
+    /// Formats of cached keys and values.
+    pub kv_cache: KvCacheSettings,
 }
 
 /// A Llama whose layers may each be packed in another way. Cloning shares all weights.
@@ -46,11 +52,21 @@ impl Llama {
     /// A model from its parts.
     ///
     /// # Errors
-    /// [`NnError::Missing`] when the parts are not those of the configuration.
+    /// [`NnError::Missing`] when the blocks are not those of the configuration, [`NnError::Shape`] when a window sees
+    /// no token.
     pub fn new(parts: LlamaParts, device: Device) -> Result<Self, NnError> {
         let n_blocks = parts.config.n_blocks;
-        if parts.blocks.len() != n_blocks || parts.norms.len() != n_blocks {
+        if parts.blocks.len() != n_blocks {
             return Err(NnError::Missing(format!("a block of {n_blocks}")));
+        }
+        if parts.attention.window == Some(0) {
+            return Err(NnError::Shape("a window of 0 tokens".to_owned()));
+        }
+        for (index, block) in parts.blocks.iter().enumerate() {
+            let shape = parts.config.block_shape(index);
+            if block.shape() != shape {
+                return Err(NnError::Missing(format!("block {index} in the widths {shape:?}")));
+            }
         }
         Ok(Self { parts, device })
     }
@@ -67,20 +83,21 @@ impl Llama {
 
     /// Every linear layer in the order of execution; a tied head is not repeated.
     pub fn layers(&self) -> impl Iterator<Item = &Arc<Linear>> {
-        let blocks = self.parts.blocks.iter().flatten();
+        let blocks = self.parts.blocks.iter().flat_map(Block::layers);
         std::iter::once(&self.parts.embedding).chain(blocks).chain(self.parts.head.as_ref())
     }
 
     /// An empty cache for `capacity` tokens.
     ///
     /// # Errors
-    /// When the capacity exceeds the context or the device's memory.
+    /// When the capacity exceeds the context, or keys are not whole blocks of their format.
     pub fn new_cache(&self, capacity: usize) -> Result<KvCache, NnError> {
         let config = self.config();
         if capacity > config.max_context {
             return Err(NnError::Context { needed: capacity, context: config.max_context });
         }
-        KvCache::new(config.n_blocks, config.n_kv_heads, capacity, config.head_dim, &self.device)
+        let widths = self.parts.blocks.iter().map(|block| block.shape().n_kv_heads * config.head_dim);
+        KvCache::new(widths, capacity, self.parts.kv_cache)
     }
 
     /// Embeds tokens: (seq) → (seq, hidden).
@@ -95,32 +112,54 @@ impl Llama {
         self.parts.embedding.rows(&Tensor::new(tokens, &self.device)?)
     }
 
-    /// Runs the blocks from `first_block` on: hidden (seq, hidden) → (seq, hidden) before the last norm.
+    /// Runs the blocks of `range`: hidden (seq, hidden) → (seq, hidden), which the last block gives to the last norm.
     ///
-    /// Without a cache the tokens are a whole text from position 0; with one they follow what it holds.
+    /// Without a cache the tokens are a whole text from position 0; with one they follow what it holds. The cache
+    /// counts them once the last block has run, so the ranges of one pass see the same tokens.
     ///
     /// # Errors
     /// When the tokens do not fit the context.
+    ///
+    /// # Panics
+    /// If the range names a block that the model has not.
     pub fn run_blocks(
         &self,
-        first_block: usize,
+        range: Range<usize>,
         hidden: Tensor,
         mut cache: Option<&mut KvCache>,
         mut observer: Option<&mut dyn Observer>,
     ) -> Result<Tensor, NnError> {
+        if cache.as_ref().is_some_and(|cache| cache.settings() != self.parts.kv_cache) {
+            return Err(NnError::Shape("the cache was made for another model".to_owned()));
+        }
         let seq = hidden.dim(0)?;
         let position = cache.as_ref().map_or(0, |cache| cache.len());
-        let angles = self.parts.rotary.angles(position, seq, &self.device)?;
-        let masks = self.causal_masks(seq, position)?;
+        let angles = self.parts.rotary.angles(position, seq)?;
+        let is_last = range.end == self.parts.blocks.len();
         let mut hidden = hidden;
-        for block in first_block..self.config().n_blocks {
-            let step = Step { block, position, angles: &angles, masks: &masks, cache: cache.as_deref() };
-            hidden = self.run_block(hidden, &step, &mut observer)?;
+        for (index, block) in range.clone().zip(&self.parts.blocks[range]) {
+            if let Some(attention) = &block.attention {
+                let normed = self.norm(&hidden, &attention.norm)?;
+                let step = Step { block: index, angles: &angles, cache: cache.as_deref_mut() };
+                hidden = (hidden + self.attention(attention, &normed, step, &mut observer)?)?;
+            }
+            if let Some(mlp) = &block.mlp {
+                let normed = self.norm(&hidden, &mlp.norm)?;
+                hidden = (hidden + self.mlp(mlp, &normed, &mut observer)?)?;
+            }
         }
-        if let Some(cache) = &mut cache {
+        if let Some(cache) = cache.filter(|_| is_last) {
             cache.advance(seq);
         }
         Ok(hidden)
+    }
+
+    /// Every block in order: [`Self::run_blocks`] over all.
+    ///
+    /// # Errors
+    /// As [`Self::run_blocks`].
+    pub fn run_all(&self, hidden: Tensor, cache: Option<&mut KvCache>) -> Result<Tensor, NnError> {
+        self.run_blocks(0..self.parts.blocks.len(), hidden, cache, None)
     }
 
     /// The last norm: (seq, hidden) → (seq, hidden).
@@ -144,7 +183,7 @@ impl Llama {
     /// # Errors
     /// When the tokens do not fit the context.
     pub fn next_logits(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Tensor, NnError> {
-        let hidden = self.run_blocks(0, self.embed(tokens)?, Some(cache), None)?;
+        let hidden = self.run_all(self.embed(tokens)?, Some(cache))?;
         let last = hidden.narrow(0, tokens.len() - 1, 1)?;
         Ok(self.head(&self.final_norm(&last)?)?.squeeze(0)?)
     }
@@ -153,109 +192,39 @@ impl Llama {
         Ok(candle_nn::ops::rms_norm(hidden, weight, self.config().rms_norm_eps as f32)?)
     }
 
-    /// A mask for each run of [`QUERIES`] tokens: (run, position + end of the run) with −∞ where a query may not look.
-    /// Empty for a single token, which may look everywhere.
-    fn causal_masks(&self, seq: usize, position: usize) -> Result<Vec<Tensor>, NnError> {
-        if seq == 1 {
-            return Ok(Vec::new());
-        }
-        (0..seq)
-            .step_by(QUERIES)
-            .map(|first| {
-                let last = (first + QUERIES).min(seq);
-                let visible = position + last;
-                let row =
-                    |query| (0..visible).map(move |key| if key > position + query { f32::NEG_INFINITY } else { 0.0 });
-                let mask: Vec<f32> = (first..last).flat_map(row).collect();
-                Ok(Tensor::from_vec(mask, (last - first, visible), &self.device)?)
-            })
-            .collect()
-    }
-
-    fn run_block(
-        &self,
-        hidden: Tensor,
-        step: &Step<'_>,
-        observer: &mut Option<&mut dyn Observer>,
-    ) -> Result<Tensor, NnError> {
-        let [attention_norm, mlp_norm] = &self.parts.norms[step.block];
-        let normed = self.norm(&hidden, attention_norm)?;
-        let hidden = (hidden + self.attention(&normed, step, observer)?)?;
-        let normed = self.norm(&hidden, mlp_norm)?;
-        let [.., gate, up, down] = &self.parts.blocks[step.block];
-        let gated = observed(gate, &normed, observer)?;
+    fn mlp(&self, mlp: &Mlp, x: &Tensor, observer: &mut Option<&mut dyn Observer>) -> Result<Tensor, NnError> {
+        let gated = observed(&mlp.gate, x, observer)?;
         let gated = match self.config().hidden_act {
             HiddenAct::Silu => gated.silu()?,
             HiddenAct::GeluTanh => gated.gelu()?,
             HiddenAct::Gelu => gated.gelu_erf()?,
         };
-        let inner = (gated * observed(up, &normed, observer)?)?;
-        Ok((hidden + observed(down, &inner, observer)?)?)
+        let inner = (gated * observed(&mlp.up, x, observer)?)?;
+        observed(&mlp.down, &inner, observer)
     }
 
-    /// Grouped-query attention of a block, causal.
     fn attention(
         &self,
+        part: &Attention,
         x: &Tensor,
-        step: &Step<'_>,
+        step: Step<'_>,
         observer: &mut Option<&mut dyn Observer>,
     ) -> Result<Tensor, NnError> {
-        let LlamaConfig { n_heads, n_kv_heads, head_dim, .. } = *self.config();
-        let [q, k, v, o, ..] = &self.parts.blocks[step.block];
-        let seq = x.dim(0)?;
-        let heads = |y: Tensor, n: usize| y.reshape((seq, n, head_dim))?.transpose(0, 1)?.contiguous();
-        let query = heads(observed(q, x, observer)?, n_heads)?;
-        let key = heads(observed(k, x, observer)?, n_kv_heads)?;
-        let value = heads(observed(v, x, observer)?, n_kv_heads)?;
-        let (query, key) = (step.angles.rotate(&query)?, step.angles.rotate(&key)?);
-        let (keys, values) = match step.cache {
-            Some(cache) => cache.append(step.block, &key, &value)?,
-            None => (key, value),
-        };
-        let query = (query * (1.0 / (head_dim as f64).sqrt()))?;
-        // Scores exist for a run of queries and the keys that it can see, so memory is linear in the context.
-        let runs: Vec<Tensor> = (0..seq)
-            .step_by(QUERIES)
-            .enumerate()
-            .map(|(run, first)| {
-                let len = QUERIES.min(seq - first);
-                let visible = step.position + first + len;
-                let queries = query.narrow(1, first, len)?.contiguous()?;
-                attend(&queries, &keys.narrow(1, 0, visible)?, &values.narrow(1, 0, visible)?, step.masks.get(run))
-            })
-            .collect::<Result<_, _>>()?;
-        let mixed = if runs.len() == 1 { runs[0].clone() } else { Tensor::cat(&runs, 1)? };
-        let mixed = mixed.transpose(0, 1)?.contiguous()?;
-        observed(o, &mixed.reshape((seq, n_heads * head_dim))?, observer)
+        let heads = HeadShape { n_heads: part.n_heads, n_kv_heads: part.n_kv_heads, head_dim: self.config().head_dim };
+        let attending = Attending { heads, settings: self.parts.attention, kv_cache: self.parts.kv_cache };
+        let query = step.angles.rotate(&observed(&part.q, x, observer)?)?;
+        let key = step.angles.rotate(&observed(&part.k, x, observer)?)?;
+        let value = observed(&part.v, x, observer)?;
+        let mixed = attending.mix(&query, &key, &value, step.cache.map(|cache| (cache, step.block)))?;
+        observed(&part.o, &mixed, observer)
     }
-}
-
-/// Tokens whose attention scores exist at the same time.
-const QUERIES: usize = 128;
-
-/// Softmax(q kᵀ + mask) v for queries (`n_heads`, run, `head_dim`) over keys and values (`n_kv_heads`, visible,
-/// `head_dim`): the queries of a group are rows of one product with its keys, so no head is copied.
-fn attend(queries: &Tensor, keys: &Tensor, values: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, NnError> {
-    let (n_heads, run, head_dim) = queries.dims3()?;
-    let (n_kv_heads, visible, _) = keys.dims3()?;
-    let grouped = (n_kv_heads, n_heads / n_kv_heads * run, visible);
-    let queries = queries.reshape((n_kv_heads, n_heads / n_kv_heads * run, head_dim))?;
-    let mut scores = queries.matmul(&keys.transpose(1, 2)?)?;
-    if let Some(mask) = mask {
-        scores = scores.reshape((n_heads, run, visible))?.broadcast_add(mask)?.reshape(grouped)?;
-    }
-    let weights = candle_nn::ops::softmax_last_dim(&scores)?;
-    drop(scores);
-    Ok(weights.matmul(&values.contiguous()?)?.reshape((n_heads, run, head_dim))?)
 }
 
 /// Where a block stands in the pass.
 struct Step<'a> {
     block: usize,
-    position: usize,
     angles: &'a Angles,
-    masks: &'a [Tensor],
-    cache: Option<&'a KvCache>,
+    cache: Option<&'a mut KvCache>,
 }
 
 fn observed(layer: &Linear, x: &Tensor, observer: &mut Option<&mut dyn Observer>) -> Result<Tensor, NnError> {

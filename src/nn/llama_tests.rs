@@ -1,224 +1,269 @@
-use std::collections::BTreeMap;
-
 use super::*;
-use crate::compress::PackedWeights;
-use crate::model::{ModelFamily, RopeOrder, fixtures::tiny_graph};
-use crate::recipe::Execution;
-
-/// A number in ±`scale` for position `i` of the tensor `seed`.
-fn noise(seed: usize, i: usize, scale: f32) -> f32 {
-    let hash = ((seed * 1_000_003 + i) as u32).wrapping_mul(2_654_435_761);
-    let hash = (hash ^ (hash >> 15)).wrapping_mul(2_246_822_519);
-    ((hash >> 8) as f32 / (1 << 24) as f32 - 0.5) * 2.0 * scale
-}
-
-struct Tiny {
-    config: LlamaConfig,
-    weights: BTreeMap<String, Vec<f32>>,
-    model: Llama,
-}
-
-fn tiny(change: impl Fn(&mut LlamaConfig)) -> Tiny {
-    let graph = tiny_graph();
-    let ModelFamily::Llama(mut config) = graph.family.clone();
-    change(&mut config);
-    let mut weights = BTreeMap::new();
-    let mut layers = Vec::new();
-    for (seed, layer) in graph.layers.iter().enumerate() {
-        let n = layer.shape[0] * layer.shape[1];
-        let values: Vec<f32> = (0..n).map(|i| noise(seed, i, 0.3)).collect();
-        let packed = PackedWeights::F32(values.clone());
-        let linear =
-            Linear::new(layer.path.clone(), packed, layer.shape, Execution::Packed, None, &Device::Cpu).unwrap();
-        weights.insert(layer.path.0.clone(), values);
-        layers.push(Arc::new(linear));
-    }
-    let norm = |seed: usize| {
-        let values: Vec<f32> = (0..64).map(|i| 1.0 + noise(seed, i, 0.2)).collect();
-        Tensor::from_vec(values, 64, &Device::Cpu).unwrap()
-    };
-    let blocks = (0..2).map(|block| std::array::from_fn(|i| layers[1 + block * 7 + i].clone())).collect();
-    let norms: Vec<[Tensor; 2]> = (0..2).map(|block| [norm(50 + block), norm(60 + block)]).collect();
-    for (block, [a, b]) in norms.iter().enumerate() {
-        weights.insert(format!("norm.{block}.0"), a.to_vec1().unwrap());
-        weights.insert(format!("norm.{block}.1"), b.to_vec1().unwrap());
-    }
-    weights.insert("norm.final".to_owned(), norm(70).to_vec1().unwrap());
-    let parts = LlamaParts {
-        config: config.clone(),
-        embedding: layers[0].clone(),
-        blocks,
-        norms,
-        final_norm: norm(70),
-        head: None,
-        rotary: Arc::new(Rotary::new(&config, None)),
-    };
-    Tiny { config, weights, model: Llama::new(parts, Device::Cpu).unwrap() }
-}
-
-/// The forward pass by its definition: plain loops in f64, every head on its own.
-impl Tiny {
-    fn product(&self, path: &str, x: &[f64]) -> Vec<f64> {
-        self.weights[path].chunks(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum()).collect()
-    }
-
-    fn rms(&self, name: &str, x: &[f64]) -> Vec<f64> {
-        let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
-        let scale = 1.0 / (mean + self.config.rms_norm_eps).sqrt();
-        x.iter().zip(&self.weights[name]).map(|(x, w)| x * scale * f64::from(*w)).collect()
-    }
-
-    fn rotate(&self, head: &mut [f64], position: usize) {
-        let half = head.len() / 2;
-        for pair in 0..half {
-            let (a, b) = match self.config.rope_order {
-                RopeOrder::Halves => (pair, pair + half),
-                RopeOrder::Interleaved => (2 * pair, 2 * pair + 1),
-            };
-            let angle = position as f64 * self.config.rope_theta.powf(-2.0 * pair as f64 / head.len() as f64);
-            let (sin, cos) = angle.sin_cos();
-            (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[b] * cos + head[a] * sin);
-        }
-    }
-
-    fn oracle(&self, tokens: &[u32]) -> Vec<Vec<f64>> {
-        let d = self.config.head_dim;
-        let embedding = &self.weights["model.embed_tokens"];
-        let row = |token: u32| embedding[token as usize * 64..][..64].iter().map(|x| f64::from(*x)).collect();
-        let mut hidden: Vec<Vec<f64>> = tokens.iter().map(|token| row(*token)).collect();
-        for block in 0..2 {
-            let path = |name: &str| format!("model.layers.{block}.{name}");
-            let mut keys = Vec::new();
-            let mut values = Vec::new();
-            for (position, x) in hidden.iter_mut().enumerate() {
-                let normed = self.rms(&format!("norm.{block}.0"), x);
-                let mut query = self.product(&path("self_attn.q_proj"), &normed);
-                let mut key = self.product(&path("self_attn.k_proj"), &normed);
-                query.chunks_mut(d).chain(key.chunks_mut(d)).for_each(|head| self.rotate(head, position));
-                keys.push(key);
-                values.push(self.product(&path("self_attn.v_proj"), &normed));
-                let mut mixed = vec![0.0; 64];
-                for head in 0..4 {
-                    let shared = head / 2 * d;
-                    let query = &query[head * d..][..d];
-                    let scores: Vec<f64> = keys
-                        .iter()
-                        .map(|key| key[shared..][..d].iter().zip(query).map(|(k, q)| k * q).sum::<f64>() / 4.0)
-                        .collect();
-                    let max = scores.iter().fold(f64::MIN, |max, score| max.max(*score));
-                    let total: f64 = scores.iter().map(|score| (score - max).exp()).sum();
-                    for (score, value) in scores.iter().zip(&values) {
-                        for i in 0..d {
-                            mixed[head * d + i] += (score - max).exp() / total * value[shared + i];
-                        }
-                    }
-                }
-                for (x, y) in x.iter_mut().zip(self.product(&path("self_attn.o_proj"), &mixed)) {
-                    *x += y;
-                }
-                let normed = self.rms(&format!("norm.{block}.1"), x);
-                let gate = self.product(&path("mlp.gate_proj"), &normed);
-                let up = self.product(&path("mlp.up_proj"), &normed);
-                let inner: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-                for (x, y) in x.iter_mut().zip(self.product(&path("mlp.down_proj"), &inner)) {
-                    *x += y;
-                }
-            }
-        }
-        hidden.iter().map(|x| self.product("model.embed_tokens", &self.rms("norm.final", x))).collect()
-    }
-}
+use crate::model::{BlockShape, RopeOrder};
+use crate::nn::toy::Toy;
+use crate::recipe::{AttentionForm, KvFormat};
 
 const TOKENS: [u32; 9] = [1, 5, 99, 0, 127, 42, 42, 7, 64];
 
+/// Changes of the toy: with and without grouped queries, biases and a tied head, all orders and nonlinearities, and
+/// blocks of other widths with parts that are gone.
+const CHANGES: [fn(&mut LlamaConfig); 7] = [
+    |_| (),
+    |config| config.rope_order = RopeOrder::Interleaved,
+    |config| (config.attention_bias, config.mlp_bias) = (true, true),
+    |config| (config.tied_head, config.n_kv_heads) = (false, 4),
+    |config| (config.hidden_act, config.n_kv_heads) = (HiddenAct::Gelu, 1),
+    |config| config.hidden_act = HiddenAct::GeluTanh,
+    |config| {
+        config.n_blocks = 4;
+        config.block_shapes = [(4, 2, 0), (0, 0, 96), (0, 0, 0), (2, 1, 40)].map(shape).to_vec();
+        config.attention_bias = true;
+    },
+];
+
+fn shape((n_heads, n_kv_heads, intermediate_size): (usize, usize, usize)) -> BlockShape {
+    BlockShape { n_heads, n_kv_heads, intermediate_size }
+}
+
 fn logits(model: &Llama, tokens: &[u32]) -> Vec<Vec<f32>> {
-    let hidden = model.run_blocks(0, model.embed(tokens).unwrap(), None, None).unwrap();
+    let hidden = model.run_all(model.embed(tokens).unwrap(), None).unwrap();
     model.head(&model.final_norm(&hidden).unwrap()).unwrap().to_vec2().unwrap()
 }
 
-fn assert_close(found: &[f32], expected: &[f64], tolerance: f64) {
-    for (found, expected) in found.iter().zip(expected) {
-        assert!((f64::from(*found) - expected).abs() < tolerance, "{found} {expected}");
-    }
+fn next(model: &Llama, tokens: &[u32], cache: &mut KvCache) -> Vec<f32> {
+    model.next_logits(tokens, cache).unwrap().to_vec1().unwrap()
+}
+
+fn worst(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn worst_of(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
+    worst(&found.concat(), &expected.concat())
+}
+
+fn narrow(expected: &[Vec<f64>]) -> Vec<Vec<f32>> {
+    expected.iter().map(|row| row.iter().map(|x| *x as f32).collect()).collect()
+}
+
+fn long_text() -> Vec<u32> {
+    (0..300).map(|i| (i * 37 + 11) % 128).collect()
 }
 
 #[test]
 fn the_forward_pass_follows_its_definition() {
-    for order in [RopeOrder::Halves, RopeOrder::Interleaved] {
-        let tiny = tiny(|config| config.rope_order = order);
-        let expected = tiny.oracle(&TOKENS);
-        for (found, expected) in logits(&tiny.model, &TOKENS).iter().zip(&expected) {
-            assert_close(found, expected, 2e-4);
+    for (number, change) in CHANGES.into_iter().enumerate() {
+        for (form, window, sinks) in
+            [(AttentionForm::Tiled, None, 0), (AttentionForm::Naive, None, 0), (AttentionForm::Tiled, Some(3), 1)]
+        {
+            let mut toy = Toy::new(change);
+            toy.attention = AttentionSettings { form, window, sinks };
+            let expected = narrow(&toy.oracle(&TOKENS, &toy.open_gates()));
+            let found = worst_of(&logits(&toy.model(), &TOKENS), &expected);
+            assert!(found < 2e-4, "change {number}, {form:?} {window:?}: {found}");
         }
     }
+}
+
+#[test]
+fn both_forms_give_the_same_logits_at_every_window() {
+    let tokens = long_text();
+    for (window, sinks) in [(None, 0), (Some(40), 0), (Some(40), 4), (Some(300), 2)] {
+        let mut toy = Toy::new(|config| config.max_context = 400);
+        let run = |toy: &Toy| logits(&toy.model(), &tokens);
+        toy.attention = AttentionSettings { form: AttentionForm::Tiled, window, sinks };
+        let tiled = run(&toy);
+        toy.attention.form = AttentionForm::Naive;
+        assert!(worst_of(&tiled, &run(&toy)) < 1e-4, "{window:?} {sinks}");
+        if window == Some(300) {
+            toy.attention = AttentionSettings::default();
+            assert_eq!(tiled, run(&toy), "a window over the whole text is no window");
+        }
+    }
+}
+
+fn check_cache(toy: &Toy, tokens: &[u32]) {
+    let name = format!("{:?} {:?} {} blocks", toy.kv_cache, toy.attention, toy.config.n_blocks);
+    let model = toy.model();
+    let whole = logits(&model, tokens);
+    let mut cache = model.new_cache(300).unwrap();
+    let mut last = next(&model, &tokens[..100], &mut cache);
+    for position in 100..tokens.len() {
+        assert!(worst(&last, &whole[position - 1]) < 1e-4, "{name} at {position}");
+        last = next(&model, &tokens[position..=position], &mut cache);
+    }
+    // A prompt in two parts, after forgetting what came behind the first.
+    cache.truncate(100);
+    let appended = next(&model, &tokens[100..], &mut cache);
+    assert!(worst(&appended, &last) < 1e-4 && worst(&appended, &whole[299]) < 1e-4, "{name}");
 }
 
 #[test]
 fn the_cache_gives_what_the_whole_text_gives() {
-    let tiny = tiny(|_| ());
-    let expected = tiny.oracle(&TOKENS);
-    for split in [1, 4, 8] {
-        let mut cache = tiny.model.new_cache(16).unwrap();
-        let first = tiny.model.next_logits(&TOKENS[..split], &mut cache).unwrap();
-        assert_close(&first.to_vec1().unwrap(), &expected[split - 1], 2e-4);
-        for position in split..TOKENS.len() {
-            let next = tiny.model.next_logits(&TOKENS[position..=position], &mut cache).unwrap();
-            assert_close(&next.to_vec1().unwrap(), &expected[position], 2e-4);
+    let tokens = long_text();
+    let formats =
+        KvFormat::ALL.into_iter().flat_map(|keys| [(keys, KvFormat::F32), (keys, KvFormat::Q4_0), (keys, keys)]);
+    for (keys, values) in formats {
+        // Later blocks read states whose last bits depend on how many queries ran together, and a number at the edge
+        // between two steps of a coarser format may then fall to either side.
+        let is_exact = [keys, values] == [KvFormat::F32; 2];
+        let n_blocks = if is_exact { 2 } else { 1 };
+        let mut toy = Toy::new(|config| (config.max_context, config.n_blocks) = (400, n_blocks));
+        toy.kv_cache = KvCacheSettings { keys, values };
+        for (window, form) in [(None, AttentionForm::Tiled), (Some(50), AttentionForm::Tiled)] {
+            toy.attention = AttentionSettings { form, window, sinks: usize::from(window.is_some()) };
+            check_cache(&toy, &tokens);
         }
-        cache.truncate(split);
-        let again = tiny.model.next_logits(&TOKENS[split..], &mut cache).unwrap();
-        assert_close(&again.to_vec1().unwrap(), expected.last().unwrap(), 2e-4);
+        if keys == values {
+            toy.attention.form = AttentionForm::Naive;
+            check_cache(&toy, &tokens);
+        }
     }
 }
 
-struct FirstInput(Option<Tensor>);
-impl Observer for FirstInput {
+#[test]
+fn coarser_caches_err_more_and_hold_fewer_bytes() {
+    let tokens = long_text();
+    let run = |keys, values| {
+        let mut toy = Toy::new(|config| config.max_context = 400);
+        toy.kv_cache = KvCacheSettings { keys, values };
+        let model = toy.model();
+        (logits(&model, &tokens), model.new_cache(400).unwrap().bytes())
+    };
+    let (exact, f32_bytes) = run(KvFormat::F32, KvFormat::F32);
+    // Two blocks, keys and values of 2 × 16, 400 tokens.
+    assert_eq!(f32_bytes, 2 * 2 * 32 * 400 * 4);
+    let error = |keys, values| worst_of(&run(keys, values).0, &exact);
+    // Logits reach ±9. Half precision rounds by 2⁻¹¹ and q8_0 by 1/254 of the largest of a block.
+    for (format, bytes, least, most) in [
+        (KvFormat::F16, 2 * 2 * 64 * 400, 1e-5, 0.02),
+        (KvFormat::Q8_0, 2 * 2 * 34 * 400, 1e-3, 0.2),
+        (KvFormat::Q4_0, 2 * 2 * 18 * 400, 0.02, 3.0),
+    ] {
+        assert_eq!(run(format, format).1, bytes);
+        for (keys, values) in [(format, format), (format, KvFormat::F32), (KvFormat::F32, format)] {
+            let found = error(keys, values);
+            assert!((least..most).contains(&found), "{keys:?} {values:?}: {found}");
+        }
+    }
+    let mixed = run(KvFormat::Q8_0, KvFormat::F16).1;
+    assert_eq!(mixed, 2 * (34 + 64) * 400);
+}
+
+#[test]
+fn a_dropped_block_is_the_identity() {
+    let mut dropped = Toy::new(|_| ());
+    let mut silent = dropped.clone();
+    for name in ["self_attn.o_proj", "mlp.down_proj"] {
+        silent.weights.get_mut(&format!("model.layers.1.{name}.weight")).unwrap().fill(0.0);
+    }
+    dropped.config.block_shapes = [(4, 2, 192), (0, 0, 0)].map(shape).to_vec();
+    assert_eq!(logits(&dropped.model(), &TOKENS), logits(&silent.model(), &TOKENS));
+    let layers: Vec<String> = dropped.model().layers().map(|layer| layer.path().0.clone()).collect();
+    assert!(layers.len() == 8 && !layers.iter().any(|path| path.contains("layers.1")), "{layers:?}");
+}
+
+/// Keeps these rows (of `len`) of a matrix.
+fn keep_rows(values: &[f32], len: usize, rows: impl Iterator<Item = usize>) -> Vec<f32> {
+    rows.flat_map(|row| values[row * len..][..len].to_vec()).collect()
+}
+
+fn keep_columns(values: &[f32], len: usize, columns: &[usize]) -> Vec<f32> {
+    values.chunks(len).flat_map(|row| columns.iter().map(|column| row[*column])).collect()
+}
+
+#[test]
+fn a_shrunk_model_is_the_masked_one() {
+    for change in [CHANGES[0], CHANGES[2], CHANGES[3]] {
+        let toy = Toy::new(change);
+        let config = &toy.config;
+        let group = config.n_heads / config.n_kv_heads;
+        let channels: Vec<usize> = (0..192).filter(|channel| channel % 3 != 1).collect();
+        // Every key-value head but the first, with the queries that share it.
+        let kv: Vec<usize> = (16..16 * config.n_kv_heads).collect();
+        let queries: Vec<usize> = (16 * group..64).collect();
+        let (mut masked, mut shrunk) = (toy.clone(), toy.clone());
+        let alike = shape((4, config.n_kv_heads, 192));
+        shrunk.config.block_shapes =
+            vec![alike, shape(((config.n_kv_heads - 1) * group, config.n_kv_heads - 1, channels.len()))];
+        let layer = |name: &str| format!("model.layers.1.{name}");
+        for (name, len, kept) in [("self_attn.o_proj", 64, &queries), ("mlp.down_proj", 192, &channels)] {
+            let name = layer(name) + ".weight";
+            for row in masked.weights.get_mut(&name).unwrap().chunks_mut(len) {
+                row.iter_mut().enumerate().filter(|(i, _)| !kept.contains(i)).for_each(|(_, weight)| *weight = 0.0);
+            }
+            shrunk.weights.insert(name.clone(), keep_columns(&toy.weights[&name], len, kept));
+        }
+        for (name, kept) in [
+            ("self_attn.q_proj", &queries),
+            ("self_attn.k_proj", &kv),
+            ("self_attn.v_proj", &kv),
+            ("mlp.gate_proj", &channels),
+            ("mlp.up_proj", &channels),
+        ] {
+            for (name, len) in [(layer(name) + ".weight", 64), (layer(name) + ".bias", 1)] {
+                let Some(values) = toy.weights.get(&name) else { continue };
+                shrunk.weights.insert(name, keep_rows(values, len, kept.iter().copied()));
+            }
+        }
+        let (masked, shrunk) = (masked.model(), shrunk.model());
+        assert!(worst_of(&logits(&shrunk, &TOKENS), &logits(&masked, &TOKENS)) < 1e-4);
+        let bytes = |model: &Llama| model.new_cache(8).unwrap().bytes();
+        assert!(bytes(&shrunk) < bytes(&masked), "a smaller block has a smaller cache");
+    }
+}
+
+struct Inputs(Vec<(String, Vec<usize>)>);
+impl Observer for Inputs {
     fn input(&mut self, layer: &LayerPath, x: &Tensor) {
-        if layer.0 == "model.layers.1.self_attn.q_proj" {
-            self.0 = Some(x.clone());
-        }
+        self.0.push((layer.0.clone(), x.dims().to_vec()));
     }
 }
 
 #[test]
-fn a_pass_can_be_entered_at_a_block_boundary() {
-    let tiny = tiny(|_| ());
-    let model = &tiny.model;
-    let mut observer = FirstInput(None);
-    let whole = model.run_blocks(0, model.embed(&TOKENS).unwrap(), None, Some(&mut observer)).unwrap();
-    assert_eq!(observer.0.unwrap().dims(), [TOKENS.len(), 64]);
-    // The hidden state at the boundary, from a pass that has only the first block.
-    let masks = model.causal_masks(9, 0).unwrap();
-    let angles = model.parts.rotary.angles(0, 9, &Device::Cpu).unwrap();
-    let step = Step { block: 0, position: 0, angles: &angles, masks: &masks, cache: None };
-    let boundary = model.run_block(model.embed(&TOKENS).unwrap(), &step, &mut None).unwrap();
-    let restarted = model.run_blocks(1, boundary, None, None).unwrap();
+fn a_pass_can_be_entered_at_a_block_boundary_and_observed() {
+    let model = Toy::new(CHANGES[6]).model();
+    let mut observer = Inputs(Vec::new());
+    let embedded = model.embed(&TOKENS).unwrap();
+    let whole = model.run_blocks(0..4, embedded.clone(), None, Some(&mut observer)).unwrap();
+    let boundary = model.run_blocks(0..1, embedded.clone(), None, None).unwrap();
+    let restarted = model.run_blocks(1..4, boundary, None, None).unwrap();
     assert_eq!(whole.to_vec2::<f32>().unwrap(), restarted.to_vec2::<f32>().unwrap());
-}
-
-#[test]
-fn runs_of_queries_give_what_single_tokens_give() {
-    let tiny = tiny(|config| config.max_context = 400);
-    let tokens: Vec<u32> = (0..300).map(|i| (i * 37 + 11) % 128).collect();
-    let whole = logits(&tiny.model, &tokens);
-    let mut cache = tiny.model.new_cache(300).unwrap();
-    for (position, token) in tokens.iter().enumerate() {
-        let alone: Vec<f32> = tiny.model.next_logits(&[*token], &mut cache).unwrap().to_vec1().unwrap();
-        let worst = alone.iter().zip(&whole[position]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(worst < 1e-4, "{worst} at {position}");
-    }
-    // A prompt in two parts, the second of which starts inside a run.
-    let mut cache = tiny.model.new_cache(300).unwrap();
-    tiny.model.next_logits(&tokens[..100], &mut cache).unwrap();
-    let last: Vec<f32> = tiny.model.next_logits(&tokens[100..], &mut cache).unwrap().to_vec1().unwrap();
-    assert!(last.iter().zip(&whole[299]).all(|(a, b)| (a - b).abs() < 1e-4));
+    let in_blocks = model.layers().skip(1).map(|layer| (layer.path().0.clone(), vec![9, layer.shape()[1]]));
+    assert_eq!(observer.0, in_blocks.collect::<Vec<_>>());
+    // The ranges of a pass over a cache see the same tokens, which count once.
+    let mut cache = model.new_cache(20).unwrap();
+    model.run_all(embedded.clone(), Some(&mut cache)).unwrap();
+    let boundary = model.run_blocks(0..3, embedded.clone(), Some(&mut cache), None).unwrap();
+    assert_eq!(cache.len(), 9);
+    let behind = model.run_blocks(3..4, boundary, Some(&mut cache), None).unwrap();
+    assert_eq!(cache.len(), 18);
+    let twice = model.embed(&[TOKENS, TOKENS].concat()).unwrap();
+    let twice = model.run_all(twice, None).unwrap().narrow(0, 9, 9).unwrap();
+    assert!(worst_of(&behind.to_vec2().unwrap(), &twice.to_vec2().unwrap()) < 1e-4);
 }
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let model = tiny(|_| ()).model;
+    let toy = Toy::new(|_| ());
+    let model = toy.model();
     assert!(matches!(model.embed(&[128]), Err(NnError::Token { token: 128, vocab_size: 128 })));
     assert!(matches!(model.new_cache(65), Err(NnError::Context { .. })));
     let mut cache = model.new_cache(4).unwrap();
     assert!(matches!(model.next_logits(&[1; 5], &mut cache), Err(NnError::Context { needed: 5, context: 4 })));
+    let mut other = toy.clone();
+    other.kv_cache.keys = KvFormat::Q8_0;
+    assert!(matches!(other.model().next_logits(&[1], &mut cache), Err(NnError::Shape(_))));
+    let mut narrow = Toy::new(|config| config.n_kv_heads = 1);
+    assert!(matches!(narrow.model().next_logits(&[1], &mut cache), Err(NnError::Shape(_))));
+    // Keys of 16 are half a block.
+    narrow.kv_cache.keys = KvFormat::Q4_0;
+    assert!(matches!(narrow.model().new_cache(4), Err(NnError::Shape(_))));
+    let mut parts = model.parts().clone();
+    parts.blocks[1].mlp = None;
+    assert!(matches!(Llama::new(parts, Device::Cpu), Err(NnError::Missing(_))));
+    let mut parts = model.parts().clone();
+    parts.attention.window = Some(0);
+    assert!(matches!(Llama::new(parts, Device::Cpu), Err(NnError::Shape(_))));
 }

@@ -1,18 +1,28 @@
 //! Forward passes over packed layers, one file per family.
 //!
-//! May import `kernels`, `compress`, `recipe`, `model` and `units`; tensors and products are candle's. No I/O.
+//! May import `kernels`, `compress`, `recipe`, `model` and `units`; tensors are candle's. No I/O.
 //!
 //! **Invariants.** A layer's product is reached through [`Linear`] alone: other kernels replace it without touching the
 //! families. A forward pass can be entered at any block boundary, and every input of a linear layer can be observed.
 
+mod attention;
+mod block;
 mod cache;
+mod gradient;
 mod linear;
 mod llama;
+mod matrix;
 mod rotary;
+#[cfg(test)]
+pub(crate) mod toy;
 
+pub use attention::Attending;
+pub use block::{Attention, Block, Mlp};
 pub use cache::KvCache;
-pub use linear::{Linear, ProductPath, with_values};
+pub use gradient::{GateGradients, gate_gradients};
+pub use linear::{Linear, LinearParts, SharedFactors};
 pub use llama::{Llama, LlamaParts, Observer};
+pub use matrix::with_values;
 pub use rotary::Rotary;
 
 /// A forward pass that failed.
@@ -37,6 +47,9 @@ pub enum NnError {
         /// Rows of the embedding.
         vocab_size: usize,
     },
+    /// Parts that do not fit each other.
+    #[error("run the forward pass: {0}")]
+    Shape(String),
     /// A part of the model is missing.
     #[error("build the model: {0} is missing")]
     Missing(String),

@@ -1,9 +1,12 @@
 //! Rotary position embedding.
 
-use candle_core::{Device, Tensor};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::Tensor;
+use rayon::prelude::*;
 
 use crate::model::{LlamaConfig, RopeOrder, RopeScaling};
-use crate::nn::NnError;
+use crate::nn::{NnError, with_values};
 
 /// The frequencies of every pair. Angles are computed for the positions of a pass: a table over the whole context would
 /// cost memory by what a file declares, not by what is used.
@@ -15,13 +18,17 @@ pub struct Rotary {
     frequencies: Vec<f64>,
     order: RopeOrder,
     max_context: usize,
+    /// Of the last pass: the windows of a text, and the blocks of a window, all start at 0.
+    last: Mutex<Option<Arc<Angles>>>,
 }
 
 /// Cosines and sines (seq, `head_dim` / 2) of consecutive positions.
 #[derive(Debug)]
-pub struct Angles {
-    cos: Tensor,
-    sin: Tensor,
+pub(super) struct Angles {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    pairs: usize,
+    position: usize,
     order: RopeOrder,
 }
 
@@ -29,39 +36,84 @@ impl Rotary {
     /// The frequencies of a configuration. `factors`, one a pair, divide them: a GGUF file's `rope_freqs`.
     pub fn new(config: &LlamaConfig, factors: Option<&[f32]>) -> Self {
         let frequencies = frequencies(config, factors);
-        Self { frequencies, order: config.rope_order, max_context: config.max_context }
+        Self { frequencies, order: config.rope_order, max_context: config.max_context, last: Mutex::new(None) }
     }
 
     /// The angles of `seq` tokens of which the first is at `position`, computed in f64.
     ///
     /// # Errors
     /// [`NnError::Context`] when the positions exceed the context.
-    pub fn angles(&self, position: usize, seq: usize, device: &Device) -> Result<Angles, NnError> {
+    pub(super) fn angles(&self, position: usize, seq: usize) -> Result<Arc<Angles>, NnError> {
         if position + seq > self.max_context {
             return Err(NnError::Context { needed: position + seq, context: self.max_context });
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(angles) = last.as_ref().filter(|angles| angles.position == position && angles.len() == seq) {
+            return Ok(angles.clone());
         }
         let positions = position..position + seq;
         let angles = positions.flat_map(|at| self.frequencies.iter().map(move |frequency| at as f64 * frequency));
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-        let shape = (seq, self.frequencies.len());
-        let (cos, sin) = (Tensor::from_vec(cos, shape, device)?, Tensor::from_vec(sin, shape, device)?);
-        Ok(Angles { cos, sin, order: self.order })
+        let angles = Arc::new(Angles { cos, sin, pairs: self.frequencies.len(), position, order: self.order });
+        *last = Some(angles.clone());
+        Ok(angles)
     }
 }
 
 impl Angles {
-    /// Rotates x (`n_heads`, seq, `head_dim`), contiguous.
+    fn len(&self) -> usize {
+        self.cos.len() / self.pairs.max(1)
+    }
+
+    /// Rotates the heads of x (seq, heads · `head_dim`).
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn rotate(&self, x: &Tensor) -> Result<Tensor, NnError> {
-        let (n_heads, seq, head_dim) = x.dims3()?;
-        let x = x.reshape((1, n_heads, seq, head_dim))?;
+    pub(super) fn rotate(&self, x: &Tensor) -> Result<Tensor, NnError> {
+        let (seq, width) = x.dims2()?;
+        if seq != self.len() || !width.is_multiple_of(2 * self.pairs) {
+            return Err(NnError::Shape(format!("angles of {} × {} for {seq} × {width}", self.len(), self.pairs)));
+        }
+        let mut rotated = with_values(x, <[f32]>::to_vec)?;
+        let rows = rotated.par_chunks_mut(width.max(1)).with_min_len(MIN_ROWS);
+        rows.zip(self.cos.par_chunks(self.pairs)).zip(self.sin.par_chunks(self.pairs)).for_each(|((row, cos), sin)| {
+            for head in row.chunks_exact_mut(2 * self.pairs) {
+                match self.order {
+                    RopeOrder::Halves => {
+                        let (a, b) = head.split_at_mut(self.pairs);
+                        turn(a.iter_mut().zip(b), cos, sin);
+                    }
+                    RopeOrder::Interleaved => {
+                        turn(head.as_chunks_mut().0.iter_mut().map(|[a, b]| (a, b)), cos, sin);
+                    }
+                }
+            }
+        });
+        Ok(Tensor::from_vec(rotated, (seq, width), x.device())?)
+    }
+
+    /// The same by operations that carry gradients: x (heads, seq, `head_dim`).
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub(super) fn rotate_plainly(&self, x: &Tensor) -> Result<Tensor, NnError> {
+        let table = |values: &[f32]| Tensor::from_slice(values, (self.len(), self.pairs), x.device());
+        let (cos, sin) = (table(&self.cos)?, table(&self.sin)?);
+        let x = x.unsqueeze(0)?;
         let rotated = match self.order {
-            RopeOrder::Halves => candle_nn::rotary_emb::rope(&x, &self.cos, &self.sin)?,
-            RopeOrder::Interleaved => candle_nn::rotary_emb::rope_i(&x, &self.cos, &self.sin)?,
+            RopeOrder::Halves => candle_nn::rotary_emb::rope_slow(&x, &cos, &sin)?,
+            RopeOrder::Interleaved => candle_nn::rotary_emb::rope_i_slow(&x, &cos, &sin)?,
         };
-        Ok(rotated.reshape((n_heads, seq, head_dim))?)
+        Ok(rotated.squeeze(0)?)
+    }
+}
+
+/// Rows that a thread rotates alone.
+const MIN_ROWS: usize = 32;
+
+fn turn<'a>(pairs: impl Iterator<Item = (&'a mut f32, &'a mut f32)>, cos: &[f32], sin: &[f32]) {
+    for ((a, b), (cos, sin)) in pairs.zip(cos.iter().zip(sin)) {
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
     }
 }
 
@@ -100,6 +152,8 @@ fn scale(frequency: f64, scaling: RopeScaling) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
     use crate::model::{ModelFamily, fixtures::tiny_graph};
 
@@ -129,12 +183,18 @@ mod tests {
     fn both_orders_follow_the_definition() {
         for order in [RopeOrder::Halves, RopeOrder::Interleaved] {
             let config = LlamaConfig { rope_order: order, ..config() };
-            let angles = Rotary::new(&config, None).angles(37, 1, &Device::Cpu).unwrap();
-            let x: Vec<f32> = (0..16).map(|i| (i as f32).cos()).collect();
-            let rotated = angles.rotate(&Tensor::from_slice(&x, (1, 1, 16), &Device::Cpu).unwrap()).unwrap();
-            let found: Vec<f32> = rotated.flatten_all().unwrap().to_vec1().unwrap();
-            for (found, expected) in found.iter().zip(oracle(&x, 37, &config)) {
-                assert!((found - expected).abs() < 1e-6, "{order:?}");
+            let angles = Rotary::new(&config, None).angles(37, 2).unwrap();
+            // Two tokens of two heads.
+            let x: Vec<f32> = (0..64).map(|i| (i as f32).cos()).collect();
+            let tensor = Tensor::from_slice(&x, (2, 32), &Device::Cpu).unwrap();
+            let plain = tensor.reshape((2, 2, 16)).unwrap().transpose(0, 1).unwrap();
+            let plain = angles.rotate_plainly(&plain).unwrap().transpose(0, 1).unwrap();
+            let plain: Vec<f32> = plain.flatten_all().unwrap().to_vec1().unwrap();
+            let found: Vec<f32> = angles.rotate(&tensor).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let heads = x.chunks(16).enumerate();
+            let expected = heads.flat_map(|(head, x)| oracle(x, 37 + head / 2, &config));
+            for ((found, plain), expected) in found.iter().zip(plain).zip(expected) {
+                assert!((found - expected).abs() < 1e-6 && (plain - expected).abs() < 1e-6, "{order:?}");
             }
         }
     }
@@ -153,8 +213,8 @@ mod tests {
     #[test]
     fn positions_beyond_the_context_are_refused() {
         let rotary = Rotary::new(&config(), None);
-        assert!(rotary.angles(62, 2, &Device::Cpu).is_ok());
-        let refused = rotary.angles(63, 2, &Device::Cpu);
+        assert!(rotary.angles(62, 2).is_ok());
+        let refused = rotary.angles(63, 2);
         assert!(matches!(refused, Err(NnError::Context { needed: 65, context: 64 })));
     }
 }

@@ -3,17 +3,44 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{LayerPath, LayerRole, ModelGraph};
-use crate::recipe::{FORMAT_VERSION, LayerSettings, PartialSettings, Recipe, Rule, Sparsity, Target, WeightFormat};
+use crate::recipe::{
+    Activations, Correction, LayerSettings, LowRank, LowRankMethod, PartialSettings, Recipe, Rounding, Rule, Sparsity,
+    Target, WeightFormat,
+};
 
 /// One change of a layer's settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum LayerChange {
     /// Sets the format.
     Weights(WeightFormat),
+    /// Sets the way of rounding.
+    Rounding(Rounding),
+    /// Sets how activations enter the product.
+    Activations(Activations),
     /// Sets or removes pruning.
     Sparsity(Option<Sparsity>),
+    /// Sets or removes low-rank factors.
+    LowRank(Option<LowRank>),
+    /// Sets or removes the term beside quantized weights.
+    Correction(Option<Correction>),
     /// Leaves the layer as the checkpoint has it.
     Reset,
+}
+
+impl LayerChange {
+    /// Makes the change; what has no effect on the format then is left out.
+    pub(super) fn apply(self, settings: &mut LayerSettings) {
+        match self {
+            Self::Weights(weights) => settings.weights = weights,
+            Self::Rounding(rounding) => settings.rounding = rounding,
+            Self::Activations(activations) => settings.activations = activations,
+            Self::Sparsity(sparsity) => settings.sparsity = sparsity,
+            Self::LowRank(low_rank) => settings.low_rank = low_rank,
+            Self::Correction(correction) => settings.correction = correction,
+            Self::Reset => *settings = LayerSettings::default(),
+        }
+        *settings = settings.canonical();
+    }
 }
 
 impl Recipe {
@@ -23,16 +50,11 @@ impl Recipe {
         let mut settings = self.settings(graph);
         for (layer, settings) in graph.layers.iter().zip(&mut settings) {
             if layers.contains(&layer.path) {
-                match change {
-                    LayerChange::Weights(weights) => settings.weights = weights,
-                    LayerChange::Sparsity(sparsity) => {
-                        settings.sparsity = sparsity.filter(|sparsity| sparsity.fraction != 0.0);
-                    }
-                    LayerChange::Reset => *settings = LayerSettings::default(),
-                }
+                change.apply(settings);
             }
         }
-        Self::from_settings(&self.name, graph, &settings)
+        let edited = Self::from_settings(&self.name, graph, &settings);
+        Self { default: edited.default, rules: edited.rules, ..self.clone() }
     }
 
     /// The recipe that gives each layer of `graph` the settings at its position: a default for what most block layers
@@ -58,8 +80,7 @@ impl Recipe {
                 rules.push(rule(Target::Path(layer.path.clone()), current, *wanted));
             }
         }
-        let default = PartialSettings { weights: Some(default.weights), sparsity: default.sparsity };
-        Self { format_version: FORMAT_VERSION, name: name.to_owned(), default, rules }
+        Self { name: name.to_owned(), default: default.into(), rules, ..Self::reference() }
     }
 }
 
@@ -97,9 +118,19 @@ fn push_uniform(
     }
 }
 
+/// The rule that turns `from` into `to`; what `to` lacks is undone by the value that says so.
 fn rule(target: Target, from: LayerSettings, to: LayerSettings) -> Rule {
-    let sparsity = (from.sparsity != to.sparsity).then(|| to.sparsity.unwrap_or(Sparsity::magnitude(0.0)));
-    Rule { target, weights: (from.weights != to.weights).then_some(to.weights), sparsity, enabled: None }
+    let no_low_rank = LowRank::with_ratio(LowRankMethod::Whitened, 1.0);
+    let no_correction = Correction { rank: 0, method: LowRankMethod::Whitened };
+    let settings = PartialSettings {
+        weights: (from.weights != to.weights).then_some(to.weights),
+        rounding: (from.rounding != to.rounding).then_some(to.rounding),
+        activations: (from.activations != to.activations).then_some(to.activations),
+        sparsity: (from.sparsity != to.sparsity).then(|| to.sparsity.unwrap_or(Sparsity::magnitude(0.0))),
+        low_rank: (from.low_rank != to.low_rank).then(|| to.low_rank.unwrap_or(no_low_rank)),
+        correction: (from.correction != to.correction).then(|| to.correction.unwrap_or(no_correction)),
+    };
+    Rule::new(target, settings)
 }
 
 #[cfg(test)]

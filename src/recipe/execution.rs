@@ -32,7 +32,7 @@ impl Execution {
                 StoredFormat::F16 | StoredFormat::Bf16 => Self::Widened,
             },
             // candle's bf16 product widens the whole weight at every call (0.9 GFLOP/s at one row): not a product.
-            WeightFormat::Bf16 | WeightFormat::Int(_) => Self::Simulated,
+            WeightFormat::Bf16 | WeightFormat::Fp8(_) | WeightFormat::Int(_) => Self::Simulated,
             _ => Self::Packed,
         })
     }

@@ -37,7 +37,9 @@ pub enum WeightFormat {
     Q4_1,
     /// GGML blocks of 32, 4 bits, one scale.
     Q4_0,
-    /// A uniform integer grid, rounded to nearest.
+    /// 8-bit floats with 4 bits of exponent (E4M3, finite, no infinities) times a scale.
+    Fp8(Fp8Scale),
+    /// A uniform integer grid.
     Int(IntFormat),
 }
 
@@ -73,13 +75,18 @@ impl WeightFormat {
             Self::Q5_0 => GgmlType::Q5_0,
             Self::Q4_1 => GgmlType::Q4_1,
             Self::Q4_0 => GgmlType::Q4_0,
-            Self::Native | Self::F32 | Self::F16 | Self::Bf16 | Self::Int(_) => return None,
+            Self::Native | Self::F32 | Self::F16 | Self::Bf16 | Self::Fp8(_) | Self::Int(_) => return None,
         })
     }
 
     /// Whether a pruned weight stays exactly zero in this format. GGML types with a minimum have no exact zero.
     pub const fn has_exact_zero(self) -> bool {
         !matches!(self, Self::Q4_1 | Self::Q5_1 | Self::Q2k | Self::Q4k | Self::Q5k)
+    }
+
+    /// Whether weights are rounded to codes of few bits, so that the way of rounding matters.
+    pub const fn is_quantized(self) -> bool {
+        !matches!(self, Self::Native | Self::F32 | Self::F16 | Self::Bf16)
     }
 
     /// Short name for tables: `q4_0`, `int4 g32`, `int8 row sym`.
@@ -89,8 +96,46 @@ impl WeightFormat {
             Self::F32 => "f32".to_owned(),
             Self::F16 => "f16".to_owned(),
             Self::Bf16 => "bf16".to_owned(),
+            Self::Fp8(scale) => format!("fp8 {}", scale.name()),
             Self::Int(int) => int.label(),
             other => other.ggml().map_or("", GgmlType::name).to_owned(),
+        }
+    }
+}
+
+/// The weights that share an FP8 scale. In TOML `weights = { fp8 = "row" }`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fp8Scale {
+    /// All weights of the matrix.
+    Tensor,
+    /// The weights of an output row.
+    Row,
+    /// Squares of 128 × 128 weights; the last ones may be smaller.
+    Block,
+}
+
+impl Fp8Scale {
+    /// Every choice.
+    pub const ALL: [Self; 3] = [Self::Tensor, Self::Row, Self::Block];
+    /// Rows and columns of a square.
+    pub const BLOCK: usize = 128;
+
+    /// The name in recipes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tensor => "tensor",
+            Self::Row => "row",
+            Self::Block => "block",
+        }
+    }
+
+    /// Scales of a matrix.
+    pub const fn count(self, rows: usize, row_len: usize) -> usize {
+        match self {
+            Self::Tensor => 1,
+            Self::Row => rows,
+            Self::Block => rows.div_ceil(Self::BLOCK) * row_len.div_ceil(Self::BLOCK),
         }
     }
 }
@@ -172,46 +217,4 @@ impl From<Group> for RawGroup {
             Group::Size(size) => Self::Size(size),
         }
     }
-}
-
-/// Which weights are set to zero.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Sparsity {
-    /// How weights are scored.
-    pub method: SparsityMethod,
-    /// Share of the weights that become zero, 0 to 0.95. Zero is no pruning.
-    pub fraction: f64,
-    /// The weights that compete with each other.
-    #[serde(default)]
-    pub scope: SparsityScope,
-}
-
-impl Sparsity {
-    /// The largest fraction.
-    pub const MAX_FRACTION: f64 = 0.95;
-
-    /// Magnitude pruning over the whole matrix.
-    pub fn magnitude(fraction: f64) -> Self {
-        Self { method: SparsityMethod::Magnitude, fraction, scope: SparsityScope::Matrix }
-    }
-}
-
-/// How weights are scored for pruning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SparsityMethod {
-    /// The absolute value.
-    Magnitude,
-}
-
-/// The weights that compete with each other for survival.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SparsityScope {
-    /// All weights of the matrix.
-    #[default]
-    Matrix,
-    /// The weights of one output row.
-    Row,
 }

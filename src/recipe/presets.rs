@@ -28,14 +28,25 @@ macro_rules! preset {
 pub fn presets() -> &'static [Preset] {
     const {
         &[
-            preset!("q8_0"),
-            preset!("q6-mixed"),
-            preset!("q4-mixed"),
-            preset!("q4_0"),
-            preset!("int4-mlp-sparse-attention"),
-            preset!("int4-g32"),
-            preset!("magnitude-30"),
+            preset!("kv-q8_0"),
             preset!("bf16"),
+            preset!("q8_0"),
+            preset!("light"),
+            preset!("fp8-row"),
+            preset!("q6-mixed"),
+            preset!("w8a8-smooth"),
+            preset!("q4-mixed"),
+            preset!("gptq-q4_0"),
+            preset!("searched-q4"),
+            preset!("q4_0"),
+            preset!("gptq-4"),
+            preset!("int4-g32"),
+            preset!("int4-mlp-sparse-attention"),
+            preset!("magnitude-30"),
+            preset!("medium"),
+            preset!("svd-90"),
+            preset!("sparsegpt-2-4"),
+            preset!("full"),
         ]
     }
 }
@@ -48,6 +59,14 @@ mod tests {
     fn every_preset_parses_and_has_a_name() {
         for preset in presets() {
             assert!(!preset.recipe().name.is_empty(), "{}", preset.id);
+        }
+    }
+
+    #[test]
+    fn names_and_ids_tell_presets_apart() {
+        for (position, preset) in presets().iter().enumerate() {
+            let same = |other: &Preset| other.id == preset.id || other.recipe().name == preset.recipe().name;
+            assert_eq!(presets().iter().position(same), Some(position), "{}", preset.id);
         }
     }
 }

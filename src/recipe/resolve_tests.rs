@@ -1,7 +1,7 @@
 use super::*;
 use crate::device::DeviceSpec;
 use crate::model::fixtures::tiny_graph;
-use crate::recipe::Group;
+use crate::recipe::{Group, IntFormat, Sparsity, WeightFormat};
 
 fn cpu() -> DeviceInfo {
     DeviceInfo { spec: DeviceSpec::Cpu { threads: 2 }, name: "test".to_owned(), memory_bytes: None, unavailable: None }
@@ -31,7 +31,7 @@ fn the_default_covers_blocks_only_and_later_rules_win() {
 }
 
 fn empty() -> Rule {
-    Rule { target: Target::Glob("*".to_owned()), weights: None, sparsity: None, enabled: None }
+    Rule::new(Target::Glob("*".to_owned()), PartialSettings::default())
 }
 
 #[test]

@@ -1,9 +1,14 @@
 //! The recipe file: TOML, a default and rules in order, later rules win field by field.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{LayerPath, LayerRole};
-use crate::recipe::{Sparsity, WeightFormat};
+use crate::recipe::{
+    Activations, AttentionSettings, Calibration, Correction, KvCacheSettings, LayerSettings, LowRank, Rounding,
+    Sharing, SharingMethod, Sparsity, Structure, WeightFormat,
+};
 
 /// The version of the recipe schema that this program writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -23,6 +28,21 @@ pub struct Recipe {
     /// In order; later rules win.
     #[serde(default, rename = "rule", skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
+    /// Parts that are removed.
+    #[serde(default, skip_serializing_if = "Structure::is_empty")]
+    pub structure: Structure,
+    /// Layers that share a tensor.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sharing: Vec<Sharing>,
+    /// Formats of cached keys and values.
+    #[serde(default, skip_serializing_if = "KvCacheSettings::is_default")]
+    pub kv_cache: KvCacheSettings,
+    /// How attention is computed, and what it sees.
+    #[serde(default, skip_serializing_if = "AttentionSettings::is_default")]
+    pub attention: AttentionSettings,
+    /// The text that calibrated methods read.
+    #[serde(default, skip_serializing_if = "Calibration::is_default")]
+    pub calibration: Calibration,
 }
 
 /// Settings of which each may be left to an earlier rule.
@@ -32,14 +52,60 @@ pub struct PartialSettings {
     /// Format of the weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<WeightFormat>,
+    /// How weights are rounded to their format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<Rounding>,
+    /// How activations enter the product.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<Activations>,
     /// Pruning; a fraction of 0 undoes an earlier rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sparsity: Option<Sparsity>,
+    /// Two thin factors in the place of the matrix; a ratio of 1 undoes an earlier rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low_rank: Option<LowRank>,
+    /// A low-rank term beside quantized weights; a rank of 0 undoes an earlier rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correction: Option<Correction>,
 }
 
 impl PartialSettings {
     fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    fn needs_calibration(&self) -> bool {
+        let settings = LayerSettings {
+            weights: self.weights.unwrap_or_default(),
+            rounding: self.rounding.unwrap_or_default(),
+            activations: self.activations.unwrap_or_default(),
+            sparsity: self.sparsity,
+            low_rank: self.low_rank,
+            correction: self.correction,
+        };
+        settings.needs_calibration()
+    }
+
+    /// Whether these settings leave a layer as the checkpoint has it.
+    fn is_plain(&self) -> bool {
+        self.weights.is_none_or(|weights| weights == WeightFormat::Native)
+            && self.activations.is_none_or(|activations| activations == Activations::Float)
+            && self.sparsity.is_none_or(|sparsity| sparsity.fraction == 0.0)
+            && self.low_rank.is_none_or(|low_rank| low_rank.is_full())
+    }
+}
+
+impl From<LayerSettings> for PartialSettings {
+    fn from(settings: LayerSettings) -> Self {
+        let LayerSettings { weights, rounding, activations, sparsity, low_rank, correction } = settings;
+        Self {
+            weights: Some(weights),
+            rounding: (rounding != Rounding::Nearest).then_some(rounding),
+            activations: (activations != Activations::Float).then_some(activations),
+            sparsity,
+            low_rank,
+            correction,
+        }
     }
 }
 
@@ -52,12 +118,44 @@ pub struct Rule {
     /// Format of the weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<WeightFormat>,
+    /// How weights are rounded to their format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<Rounding>,
+    /// How activations enter the product.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<Activations>,
     /// Pruning; a fraction of 0 undoes an earlier rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sparsity: Option<Sparsity>,
+    /// Two thin factors in the place of the matrix; a ratio of 1 undoes an earlier rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low_rank: Option<LowRank>,
+    /// A low-rank term beside quantized weights; a rank of 0 undoes an earlier rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correction: Option<Correction>,
     /// `false` leaves the layers as the checkpoint has them, whatever earlier rules say; the settings stay in the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
+}
+
+impl Rule {
+    /// A rule that gives `settings` to the layers of `target`.
+    pub fn new(target: Target, settings: PartialSettings) -> Self {
+        let PartialSettings { weights, rounding, activations, sparsity, low_rank, correction } = settings;
+        Self { target, weights, rounding, activations, sparsity, low_rank, correction, enabled: None }
+    }
+
+    /// What the rule sets.
+    pub fn settings(&self) -> PartialSettings {
+        PartialSettings {
+            weights: self.weights,
+            rounding: self.rounding,
+            activations: self.activations,
+            sparsity: self.sparsity,
+            low_rank: self.low_rank,
+            correction: self.correction,
+        }
+    }
 }
 
 /// The layers that a rule speaks of.
@@ -107,12 +205,17 @@ impl Recipe {
             name: "reference".to_owned(),
             default: PartialSettings::default(),
             rules: Vec::new(),
+            structure: Structure::default(),
+            sharing: Vec::new(),
+            kv_cache: KvCacheSettings::default(),
+            attention: AttentionSettings::default(),
+            calibration: Calibration::default(),
         }
     }
 
     /// One format for every linear layer of the blocks.
     pub fn uniform(name: &str, weights: WeightFormat, sparsity: Option<Sparsity>) -> Self {
-        let default = PartialSettings { weights: Some(weights), sparsity };
+        let default = PartialSettings { weights: Some(weights), sparsity, ..PartialSettings::default() };
         Self { name: name.to_owned(), default, ..Self::reference() }
     }
 
@@ -139,14 +242,48 @@ impl Recipe {
         toml::to_string(self).expect("a recipe is made of tables, strings and numbers")
     }
 
+    /// Whether some rule, used or not, names a method that reads a calibration text.
+    pub fn needs_calibration(&self) -> bool {
+        let used = self.rules.iter().filter(|rule| rule.enabled != Some(false)).map(Rule::settings);
+        std::iter::once(self.default).chain(used).any(|settings| settings.needs_calibration())
+            || self.structure.needs_calibration()
+            || self.sharing.iter().any(|sharing| sharing.method == SharingMethod::Basis)
+    }
+
+    /// Whether zeros in place are all that this recipe makes of the checkpoint, on any model: nothing that could be smaller
+    /// or faster.
+    pub fn is_masked_only(&self) -> bool {
+        let used = self.rules.iter().filter(|rule| rule.enabled != Some(false)).map(Rule::settings);
+        let mut prunes = false;
+        let others = std::iter::once(self.default).chain(used).all(|settings| {
+            prunes |= settings.sparsity.is_some_and(|sparsity| sparsity.fraction > 0.0);
+            PartialSettings { sparsity: None, ..settings }.is_plain()
+        });
+        prunes
+            && others
+            && self.structure.is_empty()
+            && self.sharing.is_empty()
+            && self.kv_cache.is_default()
+            && self.attention.is_default()
+    }
+
+    /// This recipe with `text` to calibrate on, where it needs one and names none. An empty path is no text.
+    #[must_use]
+    pub fn calibrated_on(mut self, text: &Path) -> Self {
+        if self.calibration.data.is_none() && !text.as_os_str().is_empty() && self.needs_calibration() {
+            self.calibration.data = Some(text.to_owned());
+        }
+        self
+    }
+
     /// Whether this recipe leaves every layer as the checkpoint has it, on any model.
     pub fn is_reference(&self) -> bool {
-        let plain = |weights: Option<WeightFormat>, sparsity: Option<Sparsity>| {
-            weights.is_none_or(|weights| weights == WeightFormat::Native)
-                && sparsity.is_none_or(|sparsity| sparsity.fraction == 0.0)
-        };
-        plain(self.default.weights, self.default.sparsity)
-            && self.rules.iter().all(|rule| rule.enabled == Some(false) || plain(rule.weights, rule.sparsity))
+        self.default.is_plain()
+            && self.rules.iter().all(|rule| rule.enabled == Some(false) || rule.settings().is_plain())
+            && self.structure.is_empty()
+            && self.sharing.is_empty()
+            && self.kv_cache.is_default()
+            && self.attention.window.is_none()
     }
 }
 
@@ -186,12 +323,74 @@ mod tests {
     }
 
     #[test]
+    fn zeros_alone_are_told_from_what_is_smaller() {
+        let half = Some(crate::recipe::Sparsity::magnitude(0.5));
+        let check =
+            |recipe: Recipe, expected: bool| assert_eq!(recipe.is_masked_only(), expected, "{}", recipe.to_toml());
+        check(Recipe::reference(), false);
+        check(Recipe::uniform("a", WeightFormat::Native, half), true);
+        check(Recipe::uniform("b", WeightFormat::Q8_0, half), false);
+        let kv_cache = KvCacheSettings { keys: crate::recipe::KvFormat::Q8_0, ..KvCacheSettings::default() };
+        check(Recipe { kv_cache, ..Recipe::uniform("c", WeightFormat::Native, half) }, false);
+    }
+
+    #[test]
     fn every_named_format_round_trips() {
         for format in WeightFormat::NAMED {
             let recipe = Recipe::uniform("x", format, None);
             assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe, "{}", recipe.to_toml());
             assert!(recipe.to_toml().contains(&format!("\"{}\"", format.label())));
         }
+    }
+
+    #[test]
+    fn every_method_reads_from_its_name_and_from_its_table() {
+        let text = r#"
+            format_version = 1
+            [default]
+            weights = { fp8 = "block" }
+            rounding = "gptq"
+            activations = { method = "int8_static", range = { percentile = 99.9 }, smoothing = 0.5 }
+            low_rank = { method = "whitened", ratio = 0.9 }
+            [[rule]]
+            target = { role = "up_proj" }
+            rounding = { method = "gptq", damping = 0.1, act_order = false }
+            sparsity = { method = "sparsegpt", pattern = "2:4" }
+            correction = { rank = 16 }
+            [[rule]]
+            target = { role = "down_proj" }
+            rounding = { method = "imatrix", uniform = true }
+            activations = "int8_dynamic"
+            sparsity = { method = "wanda", fraction = 0.5, allocation = "owl" }
+            [structure]
+            update = "none"
+            [structure.ffn]
+            fraction = 0.25
+            score = "taylor"
+            [structure.blocks]
+            count = 1
+            part = "attention"
+            [[sharing]]
+            role = "q_proj"
+            blocks = [2, 3]
+            method = "tie"
+            [kv_cache]
+            keys = "q8_0"
+            values = "q4_0"
+            [attention]
+            window = 64
+            sinks = 4
+            [calibration]
+            data = "calibration.jsonl"
+            windows = 16
+            policy = "dense"
+        "#;
+        let recipe = Recipe::from_toml(text).unwrap();
+        assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe, "{}", recipe.to_toml());
+        assert!(!recipe.is_reference() && recipe.needs_calibration());
+        assert_eq!(recipe.default.rounding, Some(Rounding::Gptq(crate::recipe::GptqOptions::default())));
+        assert_eq!(recipe.rules[1].sparsity.unwrap().scope, crate::recipe::SparsityScope::Row);
+        assert_eq!(recipe.rules[0].sparsity.unwrap().fraction, 0.5);
     }
 
     #[test]
@@ -204,5 +403,13 @@ mod tests {
         check("format_version = 1\ncolour = 1", "colour");
         check("format_version = 1\n[default]\nweights = \"q9\"", "q9");
         check("format_version = 1\n[default]\nweights = { int = { bits = 4, group = 48 } }", "48");
+        check("format_version = 1\n[default]\nrounding = \"gtpq\"", "gtpq");
+        check("format_version = 1\n[default]\nrounding = { method = \"gptq\", dampening = 1 }", "dampening");
+        check(
+            "format_version = 1\n[default]\nsparsity = { method = \"wanda\", fraction = 0.5, pattern = \"2:4\" }",
+            "both",
+        );
+        check("format_version = 1\n[default]\nsparsity = { method = \"wanda\", pattern = \"4:2\" }", "4:2");
+        check("format_version = 1\n[default]\nlow_rank = { ratio = 0.5, energy = 0.9 }", "exactly one");
     }
 }

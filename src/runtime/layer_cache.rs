@@ -3,30 +3,35 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::model::LayerPath;
 use crate::nn::Linear;
-use crate::recipe::{Execution, LayerSettings};
+use crate::recipe::Execution;
+use crate::runtime::MadeLayer;
+use crate::runtime::keys::Hash;
 
-/// What a compressed layer depends on, for one model.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// A compressed layer: what it depends on, and whether its product is simulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LayerKey {
-    path: LayerPath,
-    /// `LayerSettings` holds a float; its exact text orders and compares.
-    settings: String,
+    hash: Hash,
     simulated: bool,
 }
 
 impl LayerKey {
-    pub(super) fn new(path: &LayerPath, settings: &LayerSettings, execution: Execution) -> Self {
-        let simulated = execution == Execution::Simulated;
-        Self { path: path.clone(), settings: format!("{settings:?}"), simulated }
+    pub(super) fn new(hash: Hash, execution: Execution) -> Self {
+        Self { hash, simulated: execution == Execution::Simulated }
     }
 }
 
+/// A layer with what is told of it.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub(super) linear: Arc<Linear>,
+    pub(super) told: MadeLayer,
+}
+
 /// Compressed layers, the longest unused dropped first beyond a budget of bytes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct LayerCache {
-    layers: BTreeMap<LayerKey, (Arc<Linear>, u64)>,
+    layers: BTreeMap<LayerKey, (Kept, u64)>,
     budget_bytes: u64,
     clock: u64,
 }
@@ -36,30 +41,29 @@ impl LayerCache {
         Self { layers: BTreeMap::new(), budget_bytes, clock: 0 }
     }
 
-    pub(super) fn get(&mut self, key: &LayerKey) -> Option<Arc<Linear>> {
+    pub(super) fn get(&mut self, key: LayerKey) -> Option<Kept> {
         self.clock += 1;
-        let (layer, used) = self.layers.get_mut(key)?;
+        let (layer, used) = self.layers.get_mut(&key)?;
         *used = self.clock;
         Some(layer.clone())
     }
 
-    pub(super) fn insert(&mut self, key: LayerKey, layer: Arc<Linear>) {
+    pub(super) fn insert(&mut self, key: LayerKey, layer: Kept) {
         self.clock += 1;
         self.layers.insert(key, (layer, self.clock));
     }
 
     /// Drops what was not used for longest until the budget holds.
     pub(super) fn trim(&mut self) {
-        let mut held: u64 = self.layers.values().map(|(layer, _)| layer.held_bytes()).sum();
-        let mut by_age: Vec<(u64, LayerKey)> =
-            self.layers.iter().map(|(key, (_, used))| (*used, key.clone())).collect();
+        let mut held: u64 = self.layers.values().map(|(layer, _)| layer.linear.held_bytes()).sum();
+        let mut by_age: Vec<(u64, LayerKey)> = self.layers.iter().map(|(key, (_, used))| (*used, *key)).collect();
         by_age.sort_unstable();
         for (_, key) in by_age {
             if held <= self.budget_bytes {
                 break;
             }
             if let Some((layer, _)) = self.layers.remove(&key) {
-                held -= layer.held_bytes();
+                held -= layer.linear.held_bytes();
             }
         }
     }
@@ -70,22 +74,26 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::compress::PackedWeights;
+    use crate::compress::{ActivationGrid, PackedWeights};
+    use crate::nn::LinearParts;
 
     #[test]
     fn the_longest_unused_goes_first() {
-        let key = |name: &str| LayerKey::new(&name.into(), &LayerSettings::default(), Execution::Packed);
+        let key = |name: u8| LayerKey::new([name; 32], Execution::Packed);
         let layer = |name: &str| {
             let packed = PackedWeights::F32(vec![0.0; 64]);
-            Arc::new(Linear::new(name.into(), packed, [8, 8], Execution::Packed, None, &Device::Cpu).unwrap())
+            let (path, execution, activations) = (name.into(), Execution::Packed, ActivationGrid::Float);
+            let parts = LinearParts { path, packed, shape: [8, 8], execution, bias: None, activations };
+            let linear = Arc::new(Linear::new(parts, &Device::Cpu).unwrap());
+            Kept { linear, told: MadeLayer::new(name.into()) }
         };
-        let mut cache = LayerCache::new(2 * layer("a").held_bytes());
-        for name in ["a", "b", "c"] {
-            cache.insert(key(name), layer(name));
+        let mut cache = LayerCache::new(2 * layer("a").linear.held_bytes());
+        for (hash, name) in [(1, "a"), (2, "b"), (3, "c")] {
+            cache.insert(key(hash), layer(name));
         }
-        assert!(cache.get(&key("a")).is_some());
+        assert!(cache.get(key(1)).is_some());
         cache.trim();
-        assert!(cache.get(&key("a")).is_some() && cache.get(&key("c")).is_some());
-        assert!(cache.get(&key("b")).is_none());
+        assert!(cache.get(key(1)).is_some() && cache.get(key(3)).is_some());
+        assert!(cache.get(key(2)).is_none());
     }
 }

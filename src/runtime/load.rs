@@ -1,14 +1,15 @@
 //! From a checkpoint's tensors to the reference model.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
 use crate::checkpoint::Checkpoint;
-use crate::compress::PackedWeights;
-use crate::model::{Layer, LayerRole, LlamaConfig, ModelFamily, StoredFormat};
-use crate::nn::{Linear, Llama, LlamaParts, NnError, Rotary};
-use crate::recipe::Execution;
+use crate::compress::{ActivationGrid, LowRankMatrix, PackedWeights};
+use crate::model::{BlockShape, Layer, LayerRole, LlamaConfig, ModelFamily, StoredFormat};
+use crate::nn::{Attention, Block, Linear, LinearParts, Llama, LlamaParts, Mlp, NnError, Rotary};
+use crate::recipe::{AttentionSettings, Execution, KvCacheSettings};
 use crate::runtime::RuntimeError;
 
 /// Reads every tensor of the model. `progress` hears of layers done and in all, and ends the load by returning `false`.
@@ -20,63 +21,99 @@ pub(super) fn reference(
     let graph = checkpoint.graph();
     let ModelFamily::Llama(config) = &graph.family;
     let total = graph.layers.len() as u32;
-    let mut layers = Vec::with_capacity(graph.layers.len());
+    let mut layers = Layers::new();
     for (done, layer) in graph.layers.iter().enumerate() {
         if !progress(done as u32, total) {
             return Err(RuntimeError::Cancelled);
         }
-        layers.push((layer.role, Arc::new(linear(checkpoint, layer, device)?)));
+        layers.insert((layer.block, layer.role), Arc::new(linear(checkpoint, layer, device)?));
     }
-    let one = |role: LayerRole| layers.iter().find(|(found, _)| *found == role).map(|(_, layer)| layer.clone());
-    let embedding = one(LayerRole::Embedding).ok_or_else(|| NnError::Missing("the embedding".to_owned()))?;
-    let in_blocks: Vec<Arc<Linear>> = layers
-        .iter()
-        .filter(|(role, _)| !matches!(role, LayerRole::Embedding | LayerRole::Head))
-        .map(|(_, layer)| layer.clone())
-        .collect();
-    let (blocks, rest) = in_blocks.as_chunks::<7>();
-    if !rest.is_empty() {
-        return Err(NnError::Missing("a linear layer of the last block".to_owned()).into());
-    }
+    let blocks = (0..config.n_blocks).map(|index| block(checkpoint, config, index, &layers, device));
     let parts = LlamaParts {
         config: config.clone(),
-        embedding,
-        blocks: blocks.to_vec(),
-        norms: norms(checkpoint, config, device)?,
+        embedding: one(&layers, None, LayerRole::Embedding)?,
+        blocks: blocks.collect::<Result<_, _>>()?,
         final_norm: vector(checkpoint, "model.norm.weight", device)?,
-        head: one(LayerRole::Head),
+        head: layers.get(&(None, LayerRole::Head)).cloned(),
         rotary: Arc::new(Rotary::new(config, checkpoint.rope_factors())),
+        attention: AttentionSettings::default(),
+        kv_cache: KvCacheSettings::default(),
     };
     Ok(Llama::new(parts, device.clone())?)
 }
 
+type Layers = BTreeMap<(Option<u16>, LayerRole), Arc<Linear>>;
+
+fn one(layers: &Layers, block: Option<u16>, role: LayerRole) -> Result<Arc<Linear>, NnError> {
+    let missing = || match block {
+        Some(block) => NnError::Missing(format!("{} of block {block}", role.name())),
+        None => NnError::Missing(role.name().to_owned()),
+    };
+    layers.get(&(block, role)).cloned().ok_or_else(missing)
+}
+
+/// The parts of a block that the configuration gives a width.
+fn block(
+    checkpoint: &Checkpoint,
+    config: &LlamaConfig,
+    index: usize,
+    layers: &Layers,
+    device: &Device,
+) -> Result<Block, RuntimeError> {
+    let BlockShape { n_heads, n_kv_heads, intermediate_size } = config.block_shape(index);
+    let norm = |name: &str| vector(checkpoint, &format!("model.layers.{index}.{name}.weight"), device);
+    let layer = |role| one(layers, u16::try_from(index).ok(), role);
+    let mut block = Block { attention: None, mlp: None };
+    if n_heads > 0 {
+        block.attention = Some(Attention {
+            norm: norm("input_layernorm")?,
+            q: layer(LayerRole::QProj)?,
+            k: layer(LayerRole::KProj)?,
+            v: layer(LayerRole::VProj)?,
+            o: layer(LayerRole::OProj)?,
+            n_heads,
+            n_kv_heads,
+        });
+    }
+    if intermediate_size > 0 {
+        block.mlp = Some(Mlp {
+            norm: norm("post_attention_layernorm")?,
+            gate: layer(LayerRole::GateProj)?,
+            up: layer(LayerRole::UpProj)?,
+            down: layer(LayerRole::DownProj)?,
+        });
+    }
+    Ok(block)
+}
+
 fn linear(checkpoint: &Checkpoint, layer: &Layer, device: &Device) -> Result<Linear, RuntimeError> {
-    let name = format!("{}.weight", layer.path);
-    let entry = checkpoint.entry(&name).ok_or_else(|| NnError::Missing(name.clone()))?;
-    let (packed, execution) = if let StoredFormat::Ggml(format) = layer.stored {
-        (PackedWeights::Ggml { format, bytes: checkpoint.read(entry)? }, Execution::Packed)
-    } else {
-        let weights = checkpoint.read_f32(&name)?.ok_or(NnError::Missing(name))?;
-        if let Some(index) = weights.iter().position(|weight| !weight.is_finite()) {
-            let what = format!("weight {index} of {}", layer.path);
-            return Err(RuntimeError::NonFinite { what });
+    let finite = |name: &str| {
+        let weights = checkpoint.read_f32(name)?.ok_or_else(|| NnError::Missing(name.to_owned()))?;
+        match weights.iter().position(|weight| !weight.is_finite()) {
+            Some(index) => Err(RuntimeError::BrokenWeight { what: format!("weight {index} of {name}") }),
+            None => Ok(PackedWeights::F32(weights)),
         }
-        (PackedWeights::F32(weights), Execution::Widened)
+    };
+    let tensors = layer.tensors();
+    let (packed, execution) = match (&tensors[..], layer.stored) {
+        ([(name, _)], StoredFormat::Ggml(format)) => {
+            let entry = checkpoint.entry(name).ok_or_else(|| NnError::Missing(name.clone()))?;
+            (PackedWeights::Ggml { format, bytes: checkpoint.read(entry)? }, Execution::Packed)
+        }
+        ([(up, [rows, rank]), (down, [_, row_len])], _) => {
+            let shape = [*rows, *rank, *row_len];
+            let factors = LowRankMatrix { up: Box::new(finite(up)?), down: Arc::new(finite(down)?), shape };
+            (PackedWeights::LowRank(factors), Execution::Widened)
+        }
+        (whole, _) => (finite(&whole[0].0)?, Execution::Widened),
     };
     let bias = match layer.bias_len {
         0 => None,
         _ => Some(vector(checkpoint, &format!("{}.bias", layer.path), device)?),
     };
-    Ok(Linear::new(layer.path.clone(), packed, layer.shape, execution, bias, device)?)
-}
-
-fn norms(checkpoint: &Checkpoint, config: &LlamaConfig, device: &Device) -> Result<Vec<[Tensor; 2]>, RuntimeError> {
-    (0..config.n_blocks)
-        .map(|block| {
-            let norm = |name: &str| vector(checkpoint, &format!("model.layers.{block}.{name}.weight"), device);
-            Ok([norm("input_layernorm")?, norm("post_attention_layernorm")?])
-        })
-        .collect()
+    let activations = ActivationGrid::Float;
+    let parts = LinearParts { path: layer.path.clone(), packed, shape: layer.shape, execution, bias, activations };
+    Ok(Linear::new(parts, device)?)
 }
 
 fn vector(checkpoint: &Checkpoint, name: &str, device: &Device) -> Result<Tensor, RuntimeError> {

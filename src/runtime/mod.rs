@@ -1,21 +1,45 @@
 //! Opens a device, builds variants of a model on it, generates text and times it. Runs in worker processes only.
 //!
-//! May import `nn`, `compress`, `checkpoint`, `recipe`, `model`, `device` and `units`.
+//! May import `nn`, `kernels`, `cache`, `compress`, `checkpoint`, `recipe`, `model`, `device` and `units`.
+//!
+//! A variant is made in this order: parts are removed from the dense model (`structure`), layers share tensors (`shared`),
+//! fractions and ranks are spread over blocks (`allocate`), every result gets a key (`outline`, `keys`), and then block
+//! after block is calibrated, scaled, compressed and run (`build`).
 //!
 //! **Invariants.** Only `device.rs` opens a device. The reference's layers are loaded once; a variant shares every layer
-//! whose settings did not change with the reference or with the variants before it.
+//! whose settings did not change with the reference or with the variants before it. A result that was kept, in memory or on
+//! the disk, is bit for bit the one that would be made.
 
+mod allocate;
+mod build;
+mod calibrate;
+mod choose;
+mod database;
 mod device;
 mod generate;
+mod keys;
 mod layer_cache;
+mod layers;
+mod lists;
 mod load;
+mod made_file;
+mod outline;
+mod scales;
+mod shared;
 mod store;
+mod structure;
 mod timing;
+mod variant;
+mod work;
 
+pub use calibrate::CalibrationText;
 pub use generate::{Sampling, generate};
-pub use store::{ModelStore, Variant};
+pub use store::ModelStore;
 pub use timing::{Repetition, repetition, token_trace};
+pub use variant::Variant;
+pub use work::{Calibrated, MadeLayer, Watch};
 
+use crate::cache::VariantError;
 use crate::checkpoint::CheckpointError;
 use crate::compress::CompressError;
 use crate::model::LayerPath;
@@ -49,13 +73,31 @@ pub enum RuntimeError {
         /// Why not.
         reason: &'static str,
     },
+    /// The checkpoint itself has a weight that is infinite or not a number.
+    #[error("{what} is not finite; the checkpoint is damaged, or overflowed when it was trained or saved")]
+    BrokenWeight {
+        /// Which one.
+        what: String,
+    },
     /// Logits are infinite or not a number.
     #[error("{what} is not finite")]
     NonFinite {
         /// Which number.
         what: String,
     },
+    /// The variant's file cannot be written.
+    #[error(transparent)]
+    File(Box<VariantError>),
+    /// Methods that read a calibration text without one.
+    #[error("the recipe reads a calibration text; name one in its [calibration] data")]
+    NoText,
     /// The user asked to stop.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl From<VariantError> for RuntimeError {
+    fn from(error: VariantError) -> Self {
+        Self::File(Box::new(error))
+    }
 }

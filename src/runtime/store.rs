@@ -1,21 +1,26 @@
 //! One model on one device, and its variants.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use candle_core::Device;
-use rayon::prelude::*;
 
+use crate::cache::Store;
 use crate::checkpoint::Checkpoint;
-use crate::compress::{CompressError, compress};
+use crate::compress::PackedWeights;
 use crate::device::DeviceSpec;
-use crate::model::{Layer, StoredFormat};
-use crate::nn::{Linear, Llama, LlamaParts, NnError};
-use crate::recipe::{Execution, LayerPlan, Plan};
-use crate::runtime::layer_cache::{LayerCache, LayerKey};
-use crate::runtime::{RuntimeError, device, load};
+use crate::nn::{Linear, LinearParts, Llama};
+use crate::recipe::{Execution, Plan, Policy};
+use crate::runtime::build::Build;
+use crate::runtime::layer_cache::LayerCache;
+use crate::runtime::outline::Outline;
+use crate::runtime::shared::Base;
+use crate::runtime::structure::Cut;
+use crate::runtime::work::{Calibrated, Watch, Work};
+use crate::runtime::{CalibrationText, MadeLayer, RuntimeError, Variant};
+use crate::runtime::{allocate, choose, device, keys, layers, load, made_file, structure, variant};
 
 /// Smallest budget of compressed layers that are kept though no running variant uses them.
 const MIN_CACHE_BYTES: u64 = 48 << 20;
@@ -27,17 +32,7 @@ pub struct ModelStore {
     device: Device,
     reference: Arc<Llama>,
     layers: LayerCache,
-}
-
-/// A model whose layers follow a plan.
-#[derive(Debug)]
-pub struct Variant {
-    /// The model.
-    pub model: Arc<Llama>,
-    /// Layers compressed for it; the others were there.
-    pub compressed_layers: u32,
-    /// Time of that, in seconds.
-    pub compress_secs: f64,
+    files: Option<Store>,
 }
 
 impl ModelStore {
@@ -55,7 +50,14 @@ impl ModelStore {
         let reference = Arc::new(load::reference(&checkpoint, &device, progress)?);
         let held: u64 = reference.layers().map(|layer| layer.held_bytes()).sum();
         let layers = LayerCache::new(MIN_CACHE_BYTES.max(held / 10));
-        Ok(Self { checkpoint, device, reference, layers })
+        Ok(Self { checkpoint, device, reference, layers, files: None })
+    }
+
+    /// Keeps calibrations and compressed layers in `files` too, where other workers find them.
+    #[must_use]
+    pub fn with_files(mut self, files: Option<Store>) -> Self {
+        self.files = files;
+        self
     }
 
     /// The files behind the model.
@@ -68,111 +70,143 @@ impl ModelStore {
         &self.reference
     }
 
-    /// Builds the variant that `plan` describes. Only layers that are not there yet are compressed, on all cores.
+    /// Builds the variant that `plan` describes. Only layers that are not there yet are compressed; when all are, no text
+    /// is read.
+    ///
+    /// - `text`: what calibrated methods read; a plan that has some needs it
     ///
     /// # Errors
-    /// When a layer cannot be compressed, or `progress` returns `false`.
+    /// When a layer cannot be compressed, or `watch` ends the work.
     pub fn build(
         &mut self,
         plan: &Plan,
-        progress: &(dyn Fn(u32, u32) -> bool + Sync),
+        text: Option<&CalibrationText>,
+        watch: &dyn Watch,
+    ) -> Result<Variant, RuntimeError> {
+        self.build_to(plan, text, watch, None)
+    }
+
+    /// [`Self::build`], and writes the variant to the file `out`.
+    ///
+    /// # Errors
+    /// As [`Self::build`], and when the file cannot be written; it is then as it was.
+    pub fn make(
+        &mut self,
+        plan: &Plan,
+        text: Option<&CalibrationText>,
+        watch: &dyn Watch,
+        out: &Path,
+    ) -> Result<Variant, RuntimeError> {
+        self.build_to(plan, text, watch, Some(out))
+    }
+
+    /// The blocks that the plan's score chooses to go, for a plan that says how many and not which.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn choose_blocks(
+        &self,
+        plan: &Plan,
+        text: &CalibrationText,
+        watch: &dyn Watch,
+    ) -> Result<Vec<u16>, RuntimeError> {
+        let calibrated = Cell::default();
+        choose::blocks(self.work(plan, Some(text), watch, &calibrated), text, &self.reference)
+    }
+
+    fn work<'a>(
+        &'a self,
+        plan: &'a Plan,
+        text: Option<&'a CalibrationText>,
+        watch: &'a dyn Watch,
+        calibrated: &'a Cell<Calibrated>,
+    ) -> Work<'a> {
+        let (checkpoint, device, files) = (&self.checkpoint, &self.device, self.files.as_ref());
+        Work { checkpoint, device, plan, text, files, watch, calibrated }
+    }
+
+    fn build_to(
+        &mut self,
+        plan: &Plan,
+        text: Option<&CalibrationText>,
+        watch: &dyn Watch,
+        out: Option<&Path>,
     ) -> Result<Variant, RuntimeError> {
         let start = Instant::now();
-        let graph = self.checkpoint.graph();
-        let reference: Vec<Arc<Linear>> = self.reference.layers().cloned().collect();
-        let mut found: Vec<Option<Arc<Linear>>> = Vec::with_capacity(plan.layers.len());
-        let mut missing = Vec::new();
-        for (index, wanted) in plan.layers.iter().enumerate() {
-            let kept = if runs_as_reference(wanted, &graph.layers[index]) {
-                Some(reference[index].clone())
-            } else {
-                self.layers.get(&LayerKey::new(&wanted.path, &wanted.settings, wanted.execution))
-            };
-            if kept.is_none() {
-                missing.push(index);
-            }
-            found.push(kept);
+        let calibrated = Cell::default();
+        let mut cache = std::mem::take(&mut self.layers);
+        let built = self.build_with(self.work(plan, text, watch, &calibrated), &mut cache, out);
+        cache.trim();
+        self.layers = cache;
+        let mut variant = built?;
+        variant.calibrated = plan.needs_calibration().then(|| calibrated.get());
+        variant.compress_secs = start.elapsed().as_secs_f64();
+        Ok(variant)
+    }
+
+    fn build_with(&self, work: Work<'_>, cache: &mut LayerCache, out: Option<&Path>) -> Result<Variant, RuntimeError> {
+        let (plan, original) = (work.plan, self.reference.parts());
+        let Cut { model: dense, hash, notes } = structure::cut(work, &self.reference)?;
+        let mut base = Base::new(work, &dense, hash)?;
+        let is_whole = Arc::ptr_eq(&base.model, &self.reference);
+        drop(dense);
+        let mut parts = base.model.parts().clone();
+        (parts.attention, parts.kv_cache) = (plan.attention, plan.kv_cache);
+        let runs_alike = (parts.attention, parts.kv_cache) == (original.attention, original.kv_cache);
+        if plan.calibration.policy == Policy::Sequential && !runs_alike {
+            // The inputs of a block are those that the variant will make.
+            base.hash = keys::hash("runs", &(base.hash, plan.attention, plan.kv_cache));
+            base.model = Arc::new(Llama::new(parts.clone(), self.device.clone())?);
         }
-        let done = AtomicU32::new(0);
-        let total = missing.len() as u32;
-        let made: Vec<(usize, Arc<Linear>)> = missing
-            .par_iter()
-            .map(|&index| {
-                if !progress(done.load(Ordering::Relaxed), total) {
-                    return Err(RuntimeError::Cancelled);
-                }
-                let made = make(&reference[index], &graph.layers[index], &plan.layers[index], &self.device)?;
-                done.fetch_add(1, Ordering::Relaxed);
-                Ok((index, Arc::new(made)))
-            })
-            .collect::<Result<_, _>>()?;
-        for (index, layer) in made {
-            let wanted = &plan.layers[index];
-            self.layers.insert(LayerKey::new(&wanted.path, &wanted.settings, wanted.execution), layer.clone());
-            found[index] = Some(layer);
+        let settings = allocate::settings(work, &base)?;
+        let outline = Outline::new(work, &self.reference, &base, &settings)?;
+        let made = std::mem::take(&mut base.shared);
+        let keep_packed = out.is_some();
+        let mut build = Build { work, base: &base, outline: &outline, cache, keep_packed, made, parts };
+        build.run()?;
+        let Build { made, parts, .. } = build;
+        if let Some(out) = out {
+            made_file::write(work, (&base, &outline), &made, &parts, out)?;
         }
-        self.layers.trim();
-        let layers = found.into_iter().collect::<Option<Vec<_>>>().expect("every missing layer was made");
-        let model = if total == 0 && layers.iter().zip(&reference).all(|(a, b)| Arc::ptr_eq(a, b)) {
+        let model = if is_whole && made.is_empty() && runs_alike {
             self.reference.clone()
         } else {
-            Arc::new(self.assemble(&layers)?)
+            Arc::new(Llama::new(parts, self.device.clone())?)
         };
-        Ok(Variant { model, compressed_layers: total, compress_secs: start.elapsed().as_secs_f64() })
+        let (weight_bytes, bits_per_weight) = variant::bytes_and_bits(&self.checkpoint, plan, &made);
+        let layers: Vec<MadeLayer> = made.into_values().map(|made| made.kept.told).collect();
+        Ok(Variant { model, layers, notes, calibrated: None, weight_bytes, bits_per_weight, compress_secs: 0.0 })
     }
 
-    /// The reference with its linear layers replaced, in the order of [`Llama::layers`].
-    fn assemble(&self, layers: &[Arc<Linear>]) -> Result<Llama, RuntimeError> {
-        let parts = self.reference.parts();
-        let (embedding, rest) = layers.split_first().expect("a model has an embedding");
-        let (blocks, head) = rest.as_chunks::<7>();
-        let parts = LlamaParts {
-            config: parts.config.clone(),
-            embedding: embedding.clone(),
-            blocks: blocks.to_vec(),
-            norms: parts.norms.clone(),
-            final_norm: parts.final_norm.clone(),
-            head: head.first().cloned(),
-            rotary: parts.rotary.clone(),
-        };
-        Ok(Llama::new(parts, self.device.clone())?)
-    }
-}
-
-impl Variant {
-    /// Bytes of the linear layers as held; layers shared with the reference count too.
-    pub fn held_bytes(&self) -> u64 {
-        self.model.layers().map(|layer| layer.held_bytes()).sum()
-    }
-
-    /// Which products run, each with its number of layers; a tied head runs the embedding's.
-    pub fn products(&self) -> BTreeMap<String, u32> {
-        let mut products = BTreeMap::new();
-        for layer in self.model.layers() {
-            *products.entry(layer.product().label()).or_insert(0) += 1;
+    /// The variant with every layer that `plan` gives a GGML format dequantized to f32: the weights alone, without the
+    /// quantized activations of the packed products.
+    ///
+    /// # Errors
+    /// When a layer's own storage cannot be read.
+    pub fn dequantized(&self, variant: &Variant, plan: &Plan) -> Result<Arc<Llama>, RuntimeError> {
+        if plan.layers.iter().all(|layer| layer.settings.weights.ggml().is_none()) {
+            return Ok(variant.model.clone());
         }
-        products
+        let mut parts = variant.model.parts().clone();
+        for (layer, wanted) in self.checkpoint.graph().layers.iter().zip(&plan.layers) {
+            let Some(linear) = layers::find(&parts, layer).filter(|_| wanted.settings.weights.ggml().is_some()) else {
+                continue;
+            };
+            let own = LinearParts {
+                path: layer.path.clone(),
+                packed: PackedWeights::F32(linear.dequantize()?),
+                shape: linear.shape(),
+                execution: Execution::Simulated,
+                bias: linear.bias().cloned(),
+                activations: linear.activations(),
+            };
+            let linear = Arc::new(Linear::new(own, &self.device)?);
+            layers::replace(&mut parts, layer, linear);
+        }
+        Ok(Arc::new(Llama::new(parts, self.device.clone())?))
     }
 }
 
-/// Whether a layer's product is the reference's own: widened half precision is the same numbers as named f32.
-fn runs_as_reference(wanted: &LayerPlan, layer: &Layer) -> bool {
-    let same_values = wanted.settings.weights == crate::recipe::WeightFormat::F32
-        && !matches!(layer.stored, StoredFormat::Ggml(_))
-        && wanted.settings.sparsity.is_none();
-    wanted.settings.is_reference() || same_values
-}
-
-fn make(reference: &Linear, layer: &Layer, wanted: &LayerPlan, device: &Device) -> Result<Linear, RuntimeError> {
-    let dense = reference.dequantize()?;
-    let with_layer = |source: CompressError| RuntimeError::Compress { source, layer: layer.path.clone() };
-    let packed = compress(&dense, layer.shape, &wanted.settings, layer.stored).map_err(with_layer)?;
-    drop(dense);
-    let execution = match (wanted.execution, wanted.settings.weights) {
-        // A pruned half-precision layer that stays native runs widened, like the reference beside it.
-        (Execution::Packed, crate::recipe::WeightFormat::Native) => Execution::Widened,
-        (execution, _) => execution,
-    };
-    let bias = reference.bias().cloned();
-    Linear::new(layer.path.clone(), packed, layer.shape, execution, bias, device).map_err(NnError::into)
-}
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -3,10 +3,10 @@
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::cache;
 use crate::device::DeviceSpec;
 use crate::model::ModelSource;
 use crate::recipe::presets;
-use crate::session::paths;
 use crate::study::{
     Budget, Limits, Protocol, QualityWorkload, SampleWorkload, SpeedWorkload, StrategySpec, StudySpec, Workload,
 };
@@ -57,7 +57,7 @@ pub struct Demo {
 /// When neither the cache folder nor the folder for temporary files can be written.
 pub fn demo() -> io::Result<Demo> {
     let name = format!("demo-{}", &contents_hash()[..16]);
-    let cached = paths::cache_dir().ok_or_else(|| io::Error::other("neither XDG_CACHE_HOME nor HOME is set"));
+    let cached = cache::default_dir().ok_or_else(|| io::Error::other("neither XDG_CACHE_HOME nor HOME is set"));
     let unpacked = cached.map(|cache| cache.join(&name)).and_then(|dir| unpack(&dir).map(|()| dir));
     let dir = match unpacked {
         Ok(dir) => dir,

@@ -1,25 +1,13 @@
-//! Where files of the user lie, and what they are called.
+//! Where journals lie, and what they are called.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::cache;
 use crate::study::journal::EXTENSION;
 
 /// The folder of recorded studies; `None` when the system names no place for the user's files.
 pub(super) fn studies_dir() -> Option<PathBuf> {
-    user_dir(std::env::var_os("XDG_DATA_HOME"), std::env::var_os("HOME"), ".local/share").map(|dir| dir.join("studies"))
-}
-
-/// The folder of files that can be made again.
-pub(super) fn cache_dir() -> Option<PathBuf> {
-    user_dir(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME"), ".cache")
-}
-
-/// The XDG rule: the variable when it is an absolute path, else the folder in the home folder.
-fn user_dir(named: Option<OsString>, home: Option<OsString>, below_home: &str) -> Option<PathBuf> {
-    let absolute = |path: OsString| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
-    let base = named.and_then(absolute).or_else(|| Some(home.and_then(absolute)?.join(below_home)));
-    base.map(|base| base.join("trimtab"))
+    cache::user_dir("XDG_DATA_HOME", ".local/share").map(|dir| dir.join("studies"))
 }
 
 /// A journal in `dir` that does not exist yet: `NAME-2026-11-20-061530.study`.
@@ -80,18 +68,5 @@ mod tests {
         assert_eq!(first, dir.path().join("a-b-1970-01-01-000000.study"));
         std::fs::write(&first, "").unwrap();
         assert_eq!(new_journal(dir.path(), "a b", 0), dir.path().join("a-b-1970-01-01-000000-2.study"));
-    }
-
-    #[test]
-    fn folders_follow_the_environment() {
-        let check = |named: Option<&str>, home: Option<&str>, expected: Option<&str>| {
-            let found = user_dir(named.map(OsString::from), home.map(OsString::from), ".cache");
-            assert_eq!(found, expected.map(PathBuf::from), "{named:?} {home:?}");
-        };
-        check(Some("/c"), Some("/u"), Some("/c/trimtab"));
-        check(Some("relative"), Some("/u"), Some("/u/.cache/trimtab"));
-        check(Some(""), Some("/u"), Some("/u/.cache/trimtab"));
-        check(None, None, None);
-        check(None, Some(""), None);
     }
 }

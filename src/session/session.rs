@@ -10,9 +10,10 @@ use log::Level;
 use crate::device::{DeviceInfo, DeviceSpec};
 use crate::model::ModelSource;
 use crate::session::handle::{DriverHandle, Record, Update};
+use crate::session::inspector::{InspectRequest, Inspection, Inspector};
 use crate::session::model::open_model;
 use crate::session::run::{Run, RunStatus};
-use crate::session::{ModelState, OpenModel, StartError, devices, paths};
+use crate::session::{CacheState, ModelState, OpenModel, StartError, cache, devices, paths};
 use crate::study::{Study, StudyHeader, StudySpec, journal};
 use crate::telemetry::{Telemetry, TelemetrySnapshot};
 use crate::worker::Runner;
@@ -25,20 +26,24 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 pub struct Session {
     wake: Wake,
     studies_dir: Option<PathBuf>,
+    worker: Option<PathBuf>,
     model: ModelState,
     study: Study,
     journal: Option<PathBuf>,
     running: Option<(DriverHandle, Run)>,
+    inspector: Inspector,
     tasks: (Sender<TaskResult>, Receiver<TaskResult>),
     telemetry: Telemetry,
     devices: Vec<DeviceInfo>,
     notices: Vec<(Level, String)>,
+    cache: CacheState,
 }
 
 /// What a thread of its own found out.
 enum TaskResult {
     Opened(ModelSource, Result<Arc<OpenModel>, String>),
     Replayed(PathBuf, Result<(Box<Study>, Vec<String>), String>),
+    Cache(Result<u64, String>),
 }
 
 impl Session {
@@ -49,14 +54,17 @@ impl Session {
         Self {
             wake,
             studies_dir: paths::studies_dir(),
+            worker: None,
             model: ModelState::Closed,
             study: Study::default(),
             journal: None,
             running: None,
+            inspector: Inspector::default(),
             tasks: bounded(16),
             telemetry,
             devices,
             notices: Vec::new(),
+            cache: CacheState::new(),
         }
     }
 
@@ -64,6 +72,12 @@ impl Session {
     #[must_use]
     pub fn with_studies_dir(self, dir: PathBuf) -> Self {
         Self { studies_dir: Some(dir), ..self }
+    }
+
+    /// The same session with `exe` as the program of its workers, in the place of this one.
+    #[must_use]
+    pub fn with_worker(self, exe: PathBuf) -> Self {
+        Self { worker: Some(exe), ..self }
     }
 
     /// Begins to open a model on a thread of its own.
@@ -81,7 +95,7 @@ impl Session {
     /// is waiting.
     pub fn poll(&mut self, budget: Duration) -> (bool, bool) {
         let began = Instant::now();
-        let mut any = self.refresh_devices();
+        let mut any = self.refresh_devices() | self.poll_inspector();
         loop {
             if let Ok(result) = self.tasks.1.try_recv() {
                 self.take_task(result);
@@ -115,7 +129,7 @@ impl Session {
     /// # Errors
     /// [`StartError`] says what to do next.
     pub fn start(&mut self, spec: StudySpec, resume: Option<PathBuf>) -> Result<(), StartError> {
-        let config = WorkerConfig::new(spec.model.clone(), spec.device).map_err(StartError::Thread)?;
+        let config = self.worker_config(spec.model.clone(), spec.device).map_err(StartError::Thread)?;
         self.start_with(spec, resume, Box::new(WorkerHandle::new(config)))
     }
 
@@ -151,6 +165,7 @@ impl Session {
             // The study shown before it must not be counted as this one's.
             self.show(Study::default(), None);
         }
+        self.inspector.make_way();
         let record = resume.map_or_else(|| Record::New(self.studies_dir.clone()), Record::Resume);
         let run = Run::new(&header.spec);
         let driver = DriverHandle::start(header, record, runner, Arc::clone(&self.wake))?;
@@ -191,6 +206,27 @@ impl Session {
         }
     }
 
+    /// Looks into a layer of the open model, as soon as no study runs.
+    pub fn inspect(&mut self, request: InspectRequest) {
+        match &self.model {
+            ModelState::Open(model) => {
+                self.inspector.ask(request, &model.graph.fingerprint);
+                (self.wake)();
+            }
+            _ => self.notice(Level::Warn, "open a model before you look into its layers".to_owned()),
+        }
+    }
+
+    /// Ends the running inspection; what was found stays.
+    pub fn cancel_inspection(&mut self) {
+        self.inspector.cancel();
+    }
+
+    /// The inspection that was asked for last, as far as it is.
+    pub fn inspection(&self) -> Option<&Inspection> {
+        self.inspector.shown()
+    }
+
     /// The devices of this machine.
     pub fn devices(&self) -> &[DeviceInfo] {
         &self.devices
@@ -201,12 +237,48 @@ impl Session {
         self.telemetry.snapshot()
     }
 
+    /// What the cache of compressed layers takes up, as it was last counted: by [`Self::measure_cache`] and after a study.
+    pub fn cache(&self) -> &CacheState {
+        &self.cache
+    }
+
+    /// Begins to count the bytes of the cache.
+    pub fn measure_cache(&mut self) {
+        self.cache_task("task-cache", cache::size);
+    }
+
+    /// Begins to empty the cache. What a running study is making stays.
+    pub fn clear_cache(&mut self) {
+        self.cache_task("task-clear-cache", cache::clear);
+    }
+
+    fn cache_task(&mut self, name: &str, work: fn(&Path) -> Result<u64, String>) {
+        let Some(dir) = self.cache.dir.clone().filter(|_| !self.cache.busy) else { return };
+        self.cache.busy = self.task(name, move || TaskResult::Cache(work(&dir)));
+    }
+
     /// What the user should know, in order: taken out by this call.
     pub fn take_notices(&mut self) -> Vec<(Level, String)> {
         std::mem::take(&mut self.notices)
     }
 
-    fn task(&mut self, name: &str, work: impl FnOnce() -> TaskResult + Send + 'static) {
+    fn worker_config(&self, source: ModelSource, device: DeviceSpec) -> std::io::Result<WorkerConfig> {
+        let mut config = WorkerConfig::new(source, device)?;
+        if let Some(exe) = &self.worker {
+            config.exe.clone_from(exe);
+        }
+        Ok(config)
+    }
+
+    fn poll_inspector(&mut self) -> bool {
+        let ModelState::Open(model) = &self.model else { return false };
+        let may_begin = self.running.is_none() && self.inspector.is_waiting();
+        let config = may_begin.then(|| self.worker_config(model.source.clone(), DeviceSpec::all_cores()));
+        self.inspector.poll(config, model, &self.wake)
+    }
+
+    /// Returns whether the thread could be started.
+    fn task(&mut self, name: &str, work: impl FnOnce() -> TaskResult + Send + 'static) -> bool {
         let (results, wake) = (self.tasks.0.clone(), Arc::clone(&self.wake));
         let body = move || {
             // Fails only when the session is gone.
@@ -214,8 +286,12 @@ impl Session {
                 wake();
             }
         };
-        if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(body) {
-            self.notice(Level::Error, format!("start the thread {name:?}: {error}"));
+        match std::thread::Builder::new().name(name.to_owned()).spawn(body) {
+            Ok(_) => true,
+            Err(error) => {
+                self.notice(Level::Error, format!("start the thread {name:?}: {error}"));
+                false
+            }
         }
     }
 
@@ -237,6 +313,13 @@ impl Session {
                 self.show(*study, Some(path));
             }
             TaskResult::Replayed(_, Err(message)) => self.notice(Level::Error, message),
+            TaskResult::Cache(found) => {
+                self.cache.busy = false;
+                match found {
+                    Ok(bytes) => self.cache.bytes = Some(bytes),
+                    Err(message) => self.notice(Level::Warn, message),
+                }
+            }
         }
     }
 
@@ -255,7 +338,10 @@ impl Session {
                 self.study.apply(&event);
             }
             Update::Notice(level, text) => self.notice(level, text),
-            Update::Over => self.running = None,
+            Update::Over => {
+                self.running = None;
+                self.measure_cache();
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceInfo;
-use crate::model::ModelGraph;
+use crate::model::{LayerPath, ModelGraph};
 use crate::study::{Budget, Caution, Limits, Outcome, StudySpec, TrialId, TrialSpec, WindowScore};
 
 /// What a journal begins with; with the events behind it, everything shown can be rebuilt.
@@ -30,6 +30,8 @@ pub struct StudyHeader {
 pub enum Phase {
     /// Reading tensors.
     Load,
+    /// Reading the calibration text: what the inputs of each layer are like.
+    Calibrate,
     /// Making the variant's layers.
     Compress,
     /// Scoring the reference's windows, once a study.
@@ -129,6 +131,17 @@ pub enum StudyEvent {
         /// Its means.
         score: WindowScore,
     },
+    /// Live only: one layer compressed.
+    LayerCompressed {
+        /// The trial.
+        trial: TrialId,
+        /// The layer.
+        path: LayerPath,
+        /// Relative output error over the calibrated inputs, where there are some.
+        output_error: Option<f64>,
+        /// Whether it was found in the layer database.
+        from_database: bool,
+    },
     /// Live only: resident memory of the worker.
     MemorySampled {
         /// The trial.
@@ -179,6 +192,7 @@ impl StudyEvent {
             Self::Progress { trial, .. }
             | Self::Sampled { trial, .. }
             | Self::QualityWindow { trial, .. }
+            | Self::LayerCompressed { trial, .. }
             | Self::MemorySampled { trial, .. }
             | Self::TrialFinished { trial, .. } => Some(*trial),
         }

@@ -1,5 +1,6 @@
 //! The series of the trial that is running, for live plots.
 
+use crate::study::compression::mean;
 use crate::study::{Arm, Phase, StudyEvent, TrialId, WindowScore};
 
 /// What the running trial has shown so far; emptied when another one begins.
@@ -15,6 +16,8 @@ pub struct LiveSeries {
     pub decode_nanos: Vec<(Arm, u64)>,
     /// Windows scored so far.
     pub windows: Vec<WindowScore>,
+    /// Relative output error of each layer compressed so far, where it has one.
+    pub layer_errors: Vec<Option<f64>>,
     /// Resident memory of the worker: milliseconds since the start and bytes.
     pub memory: Vec<(u64, u64)>,
     /// Where phases began: milliseconds since the start (of the last memory reading) and the phase.
@@ -24,6 +27,11 @@ pub struct LiveSeries {
 impl LiveSeries {
     /// The longest series kept; later samples are not drawn. A trial's own record is complete.
     pub const MAX_SAMPLES: usize = 20_000;
+
+    /// Mean relative output error of the layers compressed so far.
+    pub fn mean_layer_error(&self) -> Option<f64> {
+        mean(self.layer_errors.iter().flatten().copied())
+    }
 
     /// Takes in one event.
     pub(super) fn apply(&mut self, event: &StudyEvent) {
@@ -47,6 +55,7 @@ impl LiveSeries {
                 push_bounded(series, (*arm, *nanos));
             }
             StudyEvent::QualityWindow { score, .. } => push_bounded(&mut self.windows, *score),
+            StudyEvent::LayerCompressed { output_error, .. } => push_bounded(&mut self.layer_errors, *output_error),
             StudyEvent::MemorySampled { at_millis, rss_bytes, .. } => {
                 push_bounded(&mut self.memory, (*at_millis, *rss_bytes));
             }

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::study::CompressionReport;
+
 /// A statistic with its uncertainty. Every field is finite.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
@@ -64,6 +66,9 @@ pub struct Measurements {
     pub compressed_layers: u32,
     /// Time of compressing them.
     pub compress_secs: f64,
+    /// How the variant was made, where some layer was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<CompressionReport>,
     /// Text sampled from the variant, if asked for.
     pub sample_text: Option<String>,
     /// Conditions during the trial.
@@ -154,7 +159,7 @@ pub struct Memory {
     pub weight_bytes: u64,
     /// Bytes of the variant's tensors as the worker holds them to run.
     pub held_bytes: u64,
-    /// Peak resident memory of the worker during the trial, from the kernel; absent where it cannot be read.
+    /// Peak resident memory of the worker while the variant was scored and timed, from the kernel; absent where it cannot be read.
     pub peak_rss_bytes: Option<u64>,
     /// Peak memory on the GPU through NVML; absent without one.
     pub peak_gpu_bytes: Option<u64>,
@@ -216,6 +221,32 @@ pub enum Caution {
         /// How many.
         n: u64,
     },
+    /// So many layers saw fewer calibration tokens than they have input features: their sums are of deficient rank.
+    ThinCalibration {
+        /// How many.
+        layers: u32,
+        /// Tokens that each saw.
+        tokens: u64,
+    },
+    /// The calibration text is shorter than the windows that were asked for.
+    ShortCalibration {
+        /// Windows read.
+        windows: u32,
+        /// Windows asked for.
+        asked: u32,
+    },
+    /// The variant was calibrated on the text that it is scored on: its quality looks better than it is.
+    CalibratedOnScored,
+    /// Compression of so many layers did not go as asked; the notes of each layer say how.
+    Noted {
+        /// How many.
+        layers: u32,
+    },
+    /// The two thin products of so many low-rank layers are more work than the one product they replace.
+    SlowLowRank {
+        /// How many.
+        layers: u32,
+    },
     /// The worker before this one ended unexpectedly and was replaced.
     FreshWorker,
 }
@@ -240,6 +271,20 @@ impl fmt::Display for Caution {
             }
             Self::PartOfSplit { scored, available } => write!(f, "{scored} of {available} windows scored"),
             Self::LostLiveSamples { n } => write!(f, "{n} live samples not drawn; the record is complete"),
+            Self::ThinCalibration { layers, tokens } => {
+                let tokens = crate::units::count(*tokens);
+                write!(f, "{layers} layers calibrated on {tokens} tokens, fewer than their input features")
+            }
+            Self::ShortCalibration { windows, asked } => {
+                write!(f, "calibrated on {windows} windows, all that the text has; {asked} were asked for")
+            }
+            Self::CalibratedOnScored => {
+                write!(f, "calibrated on the text that it is scored on; score another text to judge it")
+            }
+            Self::Noted { layers } => write!(f, "{layers} layers did not go as asked; see their notes"),
+            Self::SlowLowRank { layers } => {
+                write!(f, "{layers} low-rank layers cost more than one product; lower their rank to gain speed")
+            }
             Self::FreshWorker => write!(f, "measured by a fresh worker after a fault"),
         }
     }

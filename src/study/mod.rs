@@ -5,6 +5,7 @@
 //! **Invariants.** [`StudyEvent`] is the worker's report, the journal's record and the input of every plot: the live view,
 //! a reopened study and a test fixture are the same fold, [`Study::apply`]. A failed trial is a result.
 
+mod compression;
 mod event;
 pub mod journal;
 mod live;
@@ -16,6 +17,7 @@ mod strategy;
 mod study;
 mod trial;
 
+pub use compression::{CalibrationReport, CompressionReport, LayerReport};
 pub use event::{Arm, EndReason, Phase, StudyEvent, StudyHeader};
 pub use live::LiveSeries;
 pub use measurement::{

@@ -1,6 +1,6 @@
 //! The front of trials that no other trial beats in every objective.
 
-use crate::study::{Measurements, Study, TrialId};
+use crate::study::{Measurements, Study, Trial, TrialId};
 
 /// A measured quantity to trade off; smaller is better for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -52,18 +52,25 @@ impl Objective {
     }
 }
 
+impl Trial {
+    /// The value of `objective`, if it was measured and is what the recipe made: time and memory of a trial whose weights
+    /// are masked and nothing else are the reference's, whatever the clock said.
+    pub fn value(&self, objective: Objective) -> Option<f64> {
+        let is_of_the_run =
+            matches!(objective, Objective::DecodeLatency | Objective::PrefillLatency | Objective::PeakMemory);
+        if is_of_the_run && self.spec.recipe.is_masked_only() {
+            return None;
+        }
+        objective.value(self.measurements()?)
+    }
+}
+
 /// The finished trials of `study` that no other one beats in both objectives, by rising `x`.
 ///
 /// Ties in `x` keep the smallest `y`. Trials that lack either value are not on the front.
 pub fn pareto_front(study: &Study, x: Objective, y: Objective) -> Vec<TrialId> {
-    let mut points: Vec<(f64, f64, TrialId)> = study
-        .trials
-        .iter()
-        .filter_map(|(id, trial)| {
-            let measurements = trial.measurements()?;
-            Some((x.value(measurements)?, y.value(measurements)?, *id))
-        })
-        .collect();
+    let mut points: Vec<(f64, f64, TrialId)> =
+        study.trials.iter().filter_map(|(id, trial)| Some((trial.value(x)?, trial.value(y)?, *id))).collect();
     points.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
     let mut best = f64::INFINITY;
     points.retain(|(_, value, _)| {

@@ -33,6 +33,7 @@ fn variant(weight_bytes: u64, decode_secs: Option<f64>) -> Measurements {
         products: BTreeMap::new(),
         compressed_layers: 0,
         compress_secs: 0.0,
+        compression: None,
         sample_text: None,
         conditions: Conditions::default(),
     }

@@ -107,6 +107,7 @@ impl Study {
             StudyEvent::Progress { .. }
             | StudyEvent::Sampled { .. }
             | StudyEvent::QualityWindow { .. }
+            | StudyEvent::LayerCompressed { .. }
             | StudyEvent::MemorySampled { .. } => return,
         }
         self.generation += 1;

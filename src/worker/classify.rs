@@ -74,6 +74,7 @@ fn place(remains: &Remains<'_>) -> String {
     let doing = match remains.phase {
         None => return String::new(),
         Some(Phase::Load) => "reading the model",
+        Some(Phase::Calibrate) => "reading the calibration text",
         Some(Phase::Compress) => "compressing layers",
         Some(Phase::Reference) => "scoring the reference",
         Some(Phase::Quality) => "scoring the variant",

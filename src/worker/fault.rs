@@ -4,6 +4,7 @@
 //! measured.
 
 use std::io::Write as _;
+use std::path::Path;
 
 use crossbeam_channel::Sender;
 use rustix::process::{Signal, getpid, kill_process};
@@ -39,6 +40,10 @@ impl FaultExecutor {
 }
 
 impl Executor for FaultExecutor {
+    fn make(&mut self, spec: &TrialSpec, _out: &Path, sink: &Sink) -> Result<(Measurements, Vec<Caution>), Failure> {
+        self.run(spec, sink)
+    }
+
     fn run(&mut self, spec: &TrialSpec, sink: &Sink) -> Result<(Measurements, Vec<Caution>), Failure> {
         let trial = spec.id;
         let mode = self.plan.iter().find(|(at, _)| *at == trial.0).map_or("", |(_, mode)| mode.as_str());
@@ -120,6 +125,7 @@ fn measurements(bits_per_weight: f64) -> Measurements {
         products: std::collections::BTreeMap::new(),
         compressed_layers: 0,
         compress_secs: 0.0,
+        compression: None,
         sample_text: None,
         conditions: Conditions::default(),
     }

@@ -1,7 +1,7 @@
 //! A worker as a [`Runner`]: started when needed, watched, ended after a fault.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
@@ -93,6 +93,8 @@ enum Stage {
 #[derive(Debug)]
 struct RunningTrial {
     spec: Box<TrialSpec>,
+    /// The file that the variant is written to, where that is all that is asked.
+    out: Option<PathBuf>,
     began: Instant,
     last_heard: Instant,
     pace: Pace,
@@ -104,6 +106,15 @@ struct RunningTrial {
     is_on_fresh_worker: bool,
 }
 
+impl RunningTrial {
+    fn request(&self) -> Request {
+        match &self.out {
+            None => Request::Run(self.spec.clone()),
+            Some(out) => Request::Make { spec: self.spec.clone(), out: out.clone() },
+        }
+    }
+}
+
 impl WorkerHandle {
     /// A handle without a process: the first trial starts it.
     pub fn new(config: WorkerConfig) -> Self {
@@ -113,6 +124,34 @@ impl WorkerHandle {
     /// The worker's process, while there is one.
     pub fn pid(&self) -> Option<u32> {
         self.worker.as_ref().map(|(worker, _)| worker.pid())
+    }
+
+    /// Hands over a recipe to make: the variant of `spec` is written to `out` as a variant file, and nothing is measured.
+    /// Its events come from [`Runner::next_event`] as a trial's do, [`StudyEvent::TrialFinished`] the last.
+    pub fn submit_make(&mut self, spec: &TrialSpec, out: &Path) {
+        self.begin(spec, Some(out.to_path_buf()));
+    }
+
+    fn begin(&mut self, spec: &TrialSpec, out: Option<PathBuf>) {
+        debug_assert!(self.trial.is_none(), "the trial before it must have finished");
+        let not_started = self.prepare(spec.device).err();
+        let now = Instant::now();
+        let trial = RunningTrial {
+            spec: Box::new(spec.clone()),
+            out,
+            began: now,
+            last_heard: now,
+            pace: Pace::new(now),
+            curve: MemoryCurve::default(),
+            rss_bytes: None,
+            ending: None,
+            not_started,
+            is_on_fresh_worker: std::mem::take(&mut self.was_faulty),
+        };
+        if let Some((worker, Stage::Open)) = &self.worker {
+            worker.ask(trial.request());
+        }
+        self.trial = Some(trial);
     }
 
     /// Makes sure that a healthy worker for `device` is there.
@@ -233,7 +272,7 @@ impl WorkerHandle {
             }
             (Report::Opened, Stage::Opening) => {
                 *stage = Stage::Open;
-                worker.ask(Request::Run(trial.spec.clone()));
+                worker.ask(trial.request());
                 if trial.ending.is_some() {
                     worker.ask(Request::Cancel(trial.spec.id));
                 }
@@ -279,23 +318,7 @@ impl WorkerHandle {
 
 impl Runner for WorkerHandle {
     fn submit(&mut self, spec: &TrialSpec) {
-        debug_assert!(self.trial.is_none(), "the trial before it must have finished");
-        let not_started = self.prepare(spec.device).err();
-        let now = Instant::now();
-        self.trial = Some(RunningTrial {
-            spec: Box::new(spec.clone()),
-            began: now,
-            last_heard: now,
-            pace: Pace::new(now),
-            curve: MemoryCurve::default(),
-            rss_bytes: None,
-            ending: None,
-            not_started,
-            is_on_fresh_worker: std::mem::take(&mut self.was_faulty),
-        });
-        if let Some((worker, Stage::Open)) = &self.worker {
-            worker.ask(Request::Run(Box::new(spec.clone())));
-        }
+        self.begin(spec, None);
     }
 
     fn next_event(&mut self, timeout: Duration) -> Option<StudyEvent> {
@@ -345,7 +368,7 @@ fn leaves_worker_healthy(outcome: &Outcome) -> bool {
 }
 
 /// Threads of the host that a variant on `device` may use.
-fn host_threads(device: DeviceSpec) -> u16 {
+pub(super) fn host_threads(device: DeviceSpec) -> u16 {
     match (device, DeviceSpec::all_cores()) {
         (DeviceSpec::Cpu { threads }, _) | (_, DeviceSpec::Cpu { threads }) => threads,
         (DeviceSpec::Cuda { .. }, DeviceSpec::Cuda { .. }) => 1,
@@ -359,6 +382,7 @@ fn report_name(report: &Report) -> &'static str {
         Report::Live(_) => "a live event",
         Report::Heartbeat { .. } => "a heartbeat",
         Report::Finished { .. } => "a finished trial",
+        Report::Inspected(_) => "a finding about a layer",
         Report::Fault(_) => "a fault",
     }
 }

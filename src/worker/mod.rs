@@ -1,6 +1,7 @@
 //! The process boundary: what host and worker say to each other, who starts and ends whom.
 //!
-//! `protocol`, `host` and `scripted` may be used by front ends; `serve` is the child's side and is used by `main` only.
+//! `protocol`, `host`, `inspector` and `scripted` may be used by front ends; `serve` is the child's side and is used by
+//! `main` only, `inspect` by `serve`.
 //!
 //! **Invariants.** The protocol carries no tensors. Only `host` starts processes. A worker that saw a fault is not used
 //! again. End of the worker's standard input is its order to end.
@@ -10,7 +11,11 @@ mod classify;
 mod fault;
 pub mod frame;
 mod handle;
+pub mod heat_map;
 pub mod host;
+pub mod inspect;
+pub mod inspection;
+pub mod inspector;
 mod pace;
 pub mod protocol;
 pub mod scripted;

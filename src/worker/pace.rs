@@ -39,7 +39,8 @@ impl Pace {
 
     /// When the next sign of progress is due, and how long that is after the last one.
     pub(super) fn due(&self, deadlines: &Deadlines) -> (Instant, Duration) {
-        let slow = matches!(self.phase, None | Some(Phase::Load | Phase::Compress | Phase::Reference));
+        let slow =
+            matches!(self.phase, None | Some(Phase::Load | Phase::Calibrate | Phase::Compress | Phase::Reference));
         let mut sorted: Vec<Duration> = self.intervals.get(&self.phase).into_iter().flatten().copied().collect();
         sorted.sort_unstable();
         let allowed = match sorted.get(sorted.len() / 2) {

@@ -2,13 +2,14 @@
 //!
 //! Both sides are the same build, checked by the first exchange, so the messages need no compatibility.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::ModelSource;
 use crate::study::{Caution, Failure, Outcome, StudyEvent, TrialId, TrialSpec};
+use crate::worker::inspection::{Finding, InspectSpec};
 
 /// What the host asks of its worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,8 +29,18 @@ pub enum Request {
     },
     /// A trial; the one before it has been answered.
     Run(Box<TrialSpec>),
+    /// A trial that measures nothing and leaves the variant as a file: for exporters of methods that only a worker can
+    /// run. Answered like a trial.
+    Make {
+        /// What is made; its workload is not looked at.
+        spec: Box<TrialSpec>,
+        /// The file, written whole or not at all.
+        out: PathBuf,
+    },
     /// Ends the trial early, if it is still running.
     Cancel(TrialId),
+    /// Looks into one layer; needs no open model.
+    Inspect(Box<InspectSpec>),
 }
 
 /// What a worker tells its host.
@@ -61,6 +72,8 @@ pub enum Report {
         /// What the reader of its numbers must know.
         cautions: Vec<Caution>,
     },
+    /// Something about the layer that is looked into.
+    Inspected(Box<Finding>),
     /// The worker cannot go on and ends.
     Fault(Failure),
 }
@@ -81,6 +94,7 @@ pub(super) fn is_finite(event: &StudyEvent) -> bool {
         StudyEvent::QualityWindow { score, .. } => {
             [score.nll, score.reference_nll, score.kl, score.top1].iter().all(|value| value.is_finite())
         }
+        StudyEvent::LayerCompressed { output_error, .. } => output_error.is_none_or(f64::is_finite),
         _ => true,
     }
 }

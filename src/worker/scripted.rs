@@ -105,6 +105,7 @@ fn renumbered(event: &StudyEvent, id: TrialId) -> StudyEvent {
         StudyEvent::Progress { trial, .. }
         | StudyEvent::Sampled { trial, .. }
         | StudyEvent::QualityWindow { trial, .. }
+        | StudyEvent::LayerCompressed { trial, .. }
         | StudyEvent::MemorySampled { trial, .. }
         | StudyEvent::TrialFinished { trial, .. } => *trial = id,
         StudyEvent::StudyCreated { .. } | StudyEvent::StudyResumed { .. } | StudyEvent::StudyEnded { .. } => {}

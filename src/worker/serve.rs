@@ -37,6 +37,13 @@ pub trait Executor {
     /// # Errors
     /// Why the trial ended early.
     fn run(&mut self, spec: &TrialSpec, sink: &Sink) -> Result<(Measurements, Vec<Caution>), Failure>;
+
+    /// Builds the variant of `spec` and writes it to `out` as a variant file; measures nothing but its
+    /// bytes. Ends early as [`Self::run`] does.
+    ///
+    /// # Errors
+    /// Why the variant was not made; `out` is then as it was.
+    fn make(&mut self, spec: &TrialSpec, out: &Path, sink: &Sink) -> Result<(Measurements, Vec<Caution>), Failure>;
 }
 
 /// Where the running trial tells how it goes. Never blocks.
@@ -135,17 +142,29 @@ fn answer(
                 send(reports, Outgoing::Report(Report::Opened));
             }
             Request::Run(spec) => {
-                let executor: &mut Box<dyn Executor> = executor
-                    .as_mut()
-                    .ok_or_else(|| Failure::new(FailureKind::Protocol, "a trial came before its model"))?;
+                let executor = opened_before(&mut executor)?;
                 send(reports, Outgoing::Began(spec.id));
-                let report = finish(&spec, executor.as_mut(), &Sink { trial: spec.id, ..sink.clone() });
+                let report = finish(spec.id, sink, |sink| executor.run(&spec, sink));
                 send(reports, Outgoing::Report(report));
+            }
+            Request::Make { spec, out } => {
+                let executor = opened_before(&mut executor)?;
+                send(reports, Outgoing::Began(spec.id));
+                let report = finish(spec.id, sink, |sink| executor.make(&spec, &out, sink));
+                send(reports, Outgoing::Report(report));
+            }
+            Request::Inspect(spec) => {
+                let mut tell = |finding| send(reports, Outgoing::Report(Report::Inspected(Box::new(finding))));
+                crate::worker::inspect::inspect(&spec, &mut tell)?;
             }
             Request::Cancel(_) => {}
         }
     }
     Ok(())
+}
+
+fn opened_before(executor: &mut Option<Box<dyn Executor>>) -> Result<&mut Box<dyn Executor>, Failure> {
+    executor.as_mut().ok_or_else(|| Failure::new(FailureKind::Protocol, "a trial came before its model"))
 }
 
 #[cfg(not(debug_assertions))]
@@ -180,9 +199,15 @@ fn greet(build: &str) -> Result<Report, Failure> {
     Ok(Report::Ready { build: own, pid: std::process::id() })
 }
 
-fn finish(spec: &TrialSpec, executor: &mut dyn Executor, sink: &Sink) -> Report {
+/// Runs one trial and checks that its answer can travel.
+fn finish(
+    trial: TrialId,
+    sink: &Sink,
+    run: impl FnOnce(&Sink) -> Result<(Measurements, Vec<Caution>), Failure>,
+) -> Report {
+    let sink = Sink { trial, ..sink.clone() };
     let lost_before = sink.lost.load(Ordering::Relaxed);
-    let (outcome, mut cautions) = match executor.run(spec, sink) {
+    let (outcome, mut cautions) = match run(&sink) {
         Ok((measurements, cautions)) => (Outcome::Done(Box::new(measurements)), cautions),
         Err(failure) => (Outcome::Failed(failure), Vec::new()),
     };
@@ -197,7 +222,7 @@ fn finish(spec: &TrialSpec, executor: &mut dyn Executor, sink: &Sink) -> Report 
         let message = "a measured number is not finite: the variant's numbers are not usable. Try a milder recipe";
         Outcome::Failed(Failure::new(FailureKind::NonFinite, message))
     };
-    Report::Finished { trial: spec.id, outcome, cautions: if arrives { cautions } else { Vec::new() } }
+    Report::Finished { trial, outcome, cautions: if arrives { cautions } else { Vec::new() } }
 }
 
 fn send(reports: &Sender<Outgoing>, outgoing: Outgoing) {
@@ -214,7 +239,7 @@ fn read_requests(to_main: &Sender<Request>, cancelled: &AtomicU64) {
         match frame::read(&mut stdin) {
             Ok(Some(Request::Cancel(trial))) => cancelled.store(cancel_mark(trial), Ordering::Relaxed),
             Ok(Some(request)) => {
-                if matches!(request, Request::Run(_)) {
+                if matches!(request, Request::Run(_) | Request::Make { .. }) {
                     // A cancel of an earlier trial with this number is not meant for it.
                     cancelled.store(0, Ordering::Relaxed);
                 }

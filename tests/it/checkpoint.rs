@@ -3,10 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails ends the test")]
 
 mod builders;
+mod compressed_tensors;
 mod export;
 mod folders;
 mod gguf;
+mod own;
 mod safetensors;
+mod variants;
 
 use std::path::Path;
 

@@ -1,5 +1,8 @@
 //! The command line's contract, with the real program: data on standard output, words on standard error, exit codes.
 
+mod examples;
+mod making;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -9,6 +12,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 const MODEL: &str = "assets/demo/stories15M";
+/// The recipe of the examples in the help texts.
+const GPTQ4: &str = "format_version = 1\nname = \"GPTQ in 4 bits\"\n[default]\nweights = { int = { bits = 4, group = 32 } }\n\
+                     rounding = \"gptq\"\n";
+const CALIBRATION: &str = "assets/demo/calibration.jsonl";
 const DATA: &str = "assets/demo/search.jsonl";
 
 /// The program without a display, in a folder that has the project's `assets`.
@@ -16,6 +23,8 @@ const DATA: &str = "assets/demo/search.jsonl";
 fn program(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trimtab"));
     command.current_dir(folder).env_remove("DISPLAY").env_remove("WAYLAND_DISPLAY").env_remove("RUST_LOG");
+    // What is made is kept here, not among the user's files.
+    command.env("XDG_CACHE_HOME", folder.join("cache"));
     command.stdin(Stdio::null());
     command
 }
@@ -56,32 +65,29 @@ fn assert_has(value: &Value, paths: &[&str]) {
 }
 
 #[test]
-fn every_help_has_an_example_that_works() {
-    let folder = folder();
-    for command in ["inspect", "eval", "bench", "sweep", "show", "report", "export", "devices"] {
-        let help = run(folder.path(), &[command, "--help"]);
-        assert_code(&help, 0, &[command, "--help"]);
-        assert!(help.stderr.is_empty());
-        let (_, example) = text(&help.stdout).split_once("Example:").expect("an example");
-        let example = example.replace('\\', " ");
-        let words: Vec<&str> = example.split_whitespace().collect();
-        assert_eq!(words[..2], ["trimtab", command]);
-        // The demo sweep is measured in minutes on a debug build; a small sweep has a test of its own.
-        if command != "sweep" {
-            assert_code(&run(folder.path(), &words[1..]), 0, &words);
-        }
-    }
-    let help = run(folder.path(), &["--help"]);
-    assert!(text(&help.stdout).contains("trimtab sweep --demo"));
-}
-
-#[test]
 fn mistakes_end_with_two_and_words_on_standard_error() {
     let folder = folder();
     fs::write(folder.path().join("q4k.toml"), "format_version = 1\n[default]\nweights = \"q4k\"\n").unwrap();
     fs::write(folder.path().join("newer.toml"), "format_version = 9\n").unwrap();
     write_spec(folder.path(), "empty.toml", "[\"q8_0\"]", "[limits]\nmax_kl = 1.0\n[budget]\ntrials = 0");
-    let cases: [(&[&str], &str); 14] = [
+    fs::write(folder.path().join("gptq4.toml"), GPTQ4).unwrap();
+    fs::write(folder.path().join("empty.jsonl"), "").unwrap();
+    fs::write(folder.path().join("int3.toml"), GPTQ4.replace("bits = 4", "bits = 3")).unwrap();
+    let eval = |more: &[&'static str]| [&["eval", MODEL, "--data", DATA, "--recipe", "gptq4.toml"][..], more].concat();
+    let no_text = eval(&[]);
+    let absent_text = eval(&["--calibration", "absent.jsonl"]);
+    let empty_text = eval(&["--calibration", "empty.jsonl"]);
+    let no_windows = eval(&["--calibration", CALIBRATION, "--calibration-windows", "0"]);
+    let ct = ["export", MODEL, "--calibration", CALIBRATION, "--recipe", "int3.toml", "--format"];
+    let (ct, gguf) =
+        ([&ct[..], &["compressed-tensors", "--out", "ct"]].concat(), [&ct[..], &["gguf", "--out", "x.gguf"]].concat());
+    let cases: [(&[&str], &str); 20] = [
+        (&no_text, "calibration"),
+        (&absent_text, "absent.jsonl"),
+        (&empty_text, "the file is empty"),
+        (&no_windows, "--calibration-windows"),
+        (&ct, "other widths than 4 and 8"),
+        (&gguf, "no uniform integer grids"),
         (&["inspect"], "MODEL"),
         (&["inspect", "absent"], "absent"),
         (&["inspect", "assets/demo"], "config.json"),
@@ -131,6 +137,32 @@ fn inspect_lists_every_layer() {
     assert_eq!(layer_bytes + model["other_bytes"].as_u64().unwrap(), model["bytes"].as_u64().unwrap());
     let shown = run(folder.path(), &["inspect", MODEL]);
     assert!(text(&shown.stdout).contains("model.layers.5.mlp.down_proj"));
+}
+
+#[test]
+fn inspect_looks_into_one_layer() {
+    let folder = folder();
+    let path = "model.layers.3.mlp.down_proj";
+    let layer = json(folder.path(), &["inspect", MODEL, "--layer", path, "--json"], 0);
+    assert_eq!((&layer["path"], &layer["weights"]["n"]), (&Value::from(path), &Value::from(288 * 768)));
+    let candidates = layer["candidates"].as_array().unwrap();
+    assert_eq!(Some(candidates.len() as u64), layer["n_candidates"].as_u64());
+    let values = layer["spectrum"]["Ok"]["singular_values"].as_array().unwrap();
+    assert_eq!(values.len(), 288);
+    assert!(layer["rank_for_energy"]["0.9"].as_u64().unwrap() < layer["rank_for_energy"]["0.99"].as_u64().unwrap());
+    let shown = run(folder.path(), &["inspect", MODEL, "--layer", path]);
+    assert_code(&shown, 0, &["inspect", "--layer"]);
+    for expected in ["int4 g32", "q4k", "singular values: 288", "zeros 0 %"] {
+        assert!(text(&shown.stdout).contains(expected), "{expected}: {}", text(&shown.stdout));
+    }
+    let text_args = ["--calibration", "assets/demo/calibration.jsonl", "--calibration-windows", "1"];
+    let args = [&["inspect", MODEL, "--layer", path, "--json"][..], &text_args].concat();
+    let calibrated = json(folder.path(), &args, 0);
+    assert_eq!(calibrated["inputs"]["Ok"]["n_tokens"], Value::from(256));
+    assert!(calibrated["n_candidates"].as_u64() > layer["n_candidates"].as_u64());
+    let unknown = run(folder.path(), &["inspect", MODEL, "--layer", "model.layers.9.x"]);
+    assert_code(&unknown, 2, &["inspect"]);
+    assert!(text(&unknown.stderr).contains("model.layers.9.x"));
 }
 
 #[test]
@@ -375,22 +407,4 @@ fn devices_has_the_processor() {
     let cpu = &devices["devices"][0];
     assert_eq!(cpu["kind"], "cpu");
     assert!(cpu["threads"].as_u64().unwrap() >= 1 && cpu["unavailable"].is_null());
-}
-
-#[test]
-fn export_writes_both_layouts() {
-    let folder = folder();
-    let cases = [("safetensors", "none", "copy"), ("safetensors", "bf16", "half"), ("gguf", "q8_0", "q8_0.gguf")];
-    for (format, recipe, name) in cases {
-        let args = ["export", MODEL, "--recipe", recipe, "--format", format, "--out", name];
-        let output = run(folder.path(), &args);
-        assert_code(&output, 0, &args);
-        let model = json(folder.path(), &["inspect", name, "--json"], 0);
-        assert_eq!(model["layers"].as_array().unwrap().len(), 43, "{name}");
-    }
-    let half = json(folder.path(), &["inspect", "half", "--json"], 0);
-    assert_eq!(half["layers"][1]["dtype"], "bf16");
-    let args = ["export", MODEL, "--recipe", "none", "--format", "safetensors", "--out", MODEL];
-    let over = run(folder.path(), &args);
-    assert_code(&over, 2, &args);
 }

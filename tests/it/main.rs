@@ -1,8 +1,10 @@
 //! One integration binary: egui and candle are linked once.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod calibrated;
 mod checkpoint;
 mod cli;
+mod inspector;
 mod journal;
 mod numerics;
 mod panels;

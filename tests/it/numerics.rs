@@ -44,7 +44,7 @@ fn logits_agree_with_pytorch() {
     let (windows, logits) = golden();
     let mut worst = 0.0_f32;
     for (tokens, expected) in windows.iter().zip(logits.chunks(16 * 32_000)) {
-        let hidden = model.run_blocks(0, model.embed(tokens).unwrap(), None, None).unwrap();
+        let hidden = model.run_all(model.embed(tokens).unwrap(), None).unwrap();
         let normed = model.final_norm(&hidden).unwrap();
         for (step, expected) in expected.chunks(32_000).enumerate() {
             let row = model.head(&normed.narrow(0, step * 16, 1).unwrap()).unwrap();
@@ -66,7 +66,7 @@ fn the_golden_tokens_are_what_the_protocol_cuts() {
     assert_eq!(windows.tokens[..2], golden().0);
 }
 
-fn trial(id: u32, recipe: Recipe, windows: Option<u32>, dequantized: bool) -> TrialSpec {
+pub(crate) fn trial(id: u32, recipe: Recipe, windows: Option<u32>, dequantized: bool) -> TrialSpec {
     let data = asset("assets/demo/report.jsonl");
     let quality = QualityWorkload { data, protocol: Protocol::Gptq, context: 256, windows, dequantized };
     TrialSpec {
@@ -78,7 +78,7 @@ fn trial(id: u32, recipe: Recipe, windows: Option<u32>, dequantized: bool) -> Tr
     }
 }
 
-fn run(executor: &mut TrialExecutor, spec: &TrialSpec) -> Measurements {
+pub(crate) fn run(executor: &mut TrialExecutor, spec: &TrialSpec) -> Measurements {
     let (sink, events) = Sink::new(spec.id, 1 << 16);
     let (measurements, _) = executor.run(spec, &sink).unwrap();
     drop(events);
@@ -133,8 +133,9 @@ fn the_outside_figures_are_met_on_the_full_report_split() {
         .iter()
         .map(|figure| {
             // The figures have float activations, which the deployed GGML products have not.
-            let plan = figure.recipe.resolve(store.checkpoint().graph(), &info).unwrap().dequantized();
-            store.build(&plan, &|_, _| true).unwrap().model
+            let plan = figure.recipe.resolve(store.checkpoint().graph(), &info).unwrap();
+            let variant = store.build(&plan, None, &()).unwrap();
+            store.dequantized(&variant, &plan).unwrap()
         })
         .collect();
     let reference = store.reference();
@@ -200,4 +201,47 @@ fn a_missing_text_ends_the_trial_with_its_path() {
     let (sink, _events) = Sink::new(spec.id, 16);
     let failure = executor.run(&spec, &sink).unwrap_err();
     assert!(failure.message.contains("no/such/file.jsonl"), "{}", failure.message);
+}
+
+/// A recipe that calibrates the attention of the first block on the first 8 windows of 64 tokens.
+fn calibrated(data: &Path) -> Recipe {
+    let data = data.display().to_string();
+    let text = format!(
+        "format_version = 1\n[[rule]]\ntarget = {{ glob = \"model.layers.0.self_attn.*\" }}\n\
+         weights = {{ int = {{ bits = 4, group = \"row\" }} }}\nrounding = \"gptq\"\n\
+         [calibration]\ndata = {data:?}\nwindows = 8\ncontext = 64\n"
+    );
+    Recipe::from_toml(&text).unwrap()
+}
+
+#[test]
+fn a_calibrated_trial_tells_how_it_was_made_and_is_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = calibrated(&asset("assets/demo/calibration.jsonl"));
+    let files = Some(dir.path().to_path_buf());
+    let mut executor = TrialExecutor::new(demo_model(), 2).with_files(files.clone());
+    let mut spec = trial(1, recipe, Some(2), false);
+    let first = run(&mut executor, &spec);
+    let report = first.compression.unwrap();
+    let text = report.calibration.clone().unwrap();
+    assert_eq!((text.text.as_str(), text.windows, text.context, text.tokens()), ("calibration", 8, 64, 512));
+    assert_eq!((text.read_blocks, text.cached_blocks, text.thin_layers.len()), (1, 0, 0));
+    assert_eq!((report.layers.len(), report.n_from_database()), (4, 0));
+    assert!(report.layers.iter().all(|layer| layer.output_error.is_some_and(|error| error > 0.0 && error < 0.1)));
+    let again = run(&mut TrialExecutor::new(demo_model(), 2).with_files(files), &spec);
+    assert_eq!(again.quality, first.quality);
+    let report = again.compression.unwrap();
+    assert_eq!((report.n_from_database(), report.calibration.unwrap().read_blocks), (4, 0));
+
+    let out = dir.path().join("variant");
+    let (sink, _events) = Sink::new(spec.id, 1 << 12);
+    let (made, _) = executor.make(&spec, &out, &sink).unwrap();
+    assert_eq!(made.memory.weight_bytes, first.memory.weight_bytes);
+    assert!(trimtab::cache::VariantFile::open(&out).unwrap().layers().len() == 43);
+
+    let short = dir.path().join("short.jsonl");
+    std::fs::write(&short, "{\"text\": \"Once upon a time\"}\n").unwrap();
+    spec.recipe = calibrated(&short);
+    let failure = executor.run(&spec, &sink).unwrap_err();
+    assert!(failure.message.contains("calibration") && failure.message.contains("64"), "{}", failure.message);
 }

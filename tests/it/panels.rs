@@ -21,7 +21,7 @@ use trimtab::app::sweep::SweepSettings;
 use trimtab::app::{theme, words};
 use trimtab::device::DeviceSpec;
 use trimtab::recipe::Recipe;
-use trimtab::session::ModelState;
+use trimtab::session::{CacheState, ModelState};
 use trimtab::study::{Study, TrialId};
 use trimtab::telemetry::{GpuSample, HardwareSample, TelemetrySnapshot};
 
@@ -45,7 +45,15 @@ impl World {
     }
 
     fn ui(&mut self, ui: &mut egui::Ui) {
-        let draft = Draft { recipe: Recipe::reference(), settings: Vec::new(), plan: None, generation: 0 };
+        let draft = Draft {
+            recipe: Recipe::reference(),
+            settings: Vec::new(),
+            blocks: Vec::new(),
+            shapes: Vec::new(),
+            plan: None,
+            generation: 0,
+        };
+        let cache = CacheState::default();
         let (sweep, plan) = (SweepSettings::default(), SweepPlan::default());
         let cx = ViewContext {
             words: words::current(),
@@ -62,9 +70,11 @@ impl World {
             can_redo: false,
             study: &self.study,
             status: None,
+            inspection: None,
             selection: &self.selection,
             devices: &[],
             telemetry: &self.telemetry,
+            cache: &cache,
             commands: &self.commands,
         };
         self.panel.ui(&cx, ui);
@@ -349,7 +359,7 @@ fn points_are_hovered_selected_and_loaded() {
 
     harness.get_by_label("Copy CSV").click();
     harness.run_ok();
-    assert!(matches!(last(&harness), Some(Command::Copy(text)) if text.lines().count() > 8));
+    assert!(matches!(last(&harness), Some(Command::Copy(text)) if text.lines().count() > 6));
     harness.get_by_label("Select failed trial #6").click();
     harness.run_ok();
     assert_eq!(last(&harness), Some(Command::SelectTrial(Some(TrialId(6)))));

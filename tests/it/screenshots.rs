@@ -6,16 +6,18 @@
 use std::path::Path;
 
 use egui::Theme;
+use egui_kittest::kittest::Queryable as _;
 use egui_kittest::{Harness, SnapshotOptions, SnapshotResults};
 use trimtab::app::command::Command;
 use trimtab::app::layout::Tile;
+use trimtab::recipe::presets;
 use trimtab::study::journal::read_study;
 use trimtab::study::{Objective, Study, TrialId, pareto_front};
 
 use crate::ui_fixture::World;
 
-/// Sizes of the whole window: the smallest that must be comfortable, and the one that the layout is drawn for.
-const SIZES: [[f32; 2]; 2] = [[1280.0, 720.0], [1600.0, 1000.0]];
+/// Sizes of the whole window: the smallest that must be comfortable, the one that the layout is drawn for, a large one.
+const SIZES: [[f32; 2]; 3] = [[1280.0, 720.0], [1600.0, 1000.0], [2560.0, 1440.0]];
 
 /// Size of a tile alone.
 const TILE: [f32; 2] = [1100.0, 640.0];
@@ -43,6 +45,38 @@ fn done() -> World {
     world
 }
 
+/// The same study while the preset that changes most is being edited.
+fn edited() -> World {
+    let mut world = done();
+    let full = presets().iter().find(|preset| preset.id == "full").expect("it is shipped").recipe();
+    world.editor.set(full, trimtab::app::editor::Gesture::Whole);
+    world.sweep.calibration = "calibration.jsonl".into();
+    world
+}
+
+/// The window with this tile and no other.
+fn alone(world: World, size: [f32; 2], tile: Tile, theme: Theme) -> Harness<'static, World> {
+    let mut harness = world.harness(size, theme);
+    for other in Tile::ALL.into_iter().filter(|other| *other != tile) {
+        let rest = harness.state_mut().view.apply(Command::ToggleTile(other));
+        assert!(rest.is_none(), "the view applies it");
+    }
+    harness.run();
+    harness
+}
+
+/// The tab beside the comparison, where one part at a time has room.
+#[test]
+fn a_layer_in_a_narrow_tile() {
+    let mut results = SnapshotResults::new();
+    let mut world = World::with_inspection();
+    world.study = done().study;
+    let mut harness = world.harness(SIZES[1], Theme::Dark);
+    harness.get_by_label("Inspector").click();
+    harness.run();
+    shoot(&mut harness, "layer_1600x1000_dark", &mut results);
+}
+
 fn shoot(harness: &mut Harness<'_, World>, name: &str, results: &mut SnapshotResults) {
     let options = SnapshotOptions::new().output_path("screenshots");
     results.add(harness.try_snapshot_options(name, &options));
@@ -65,16 +99,30 @@ fn the_window_in_both_themes_and_sizes() {
 }
 
 #[test]
+fn the_methods_of_a_selection_in_both_themes() {
+    let mut results = SnapshotResults::new();
+    for theme in [Theme::Dark, Theme::Light] {
+        let mut harness = alone(edited(), TILE, Tile::Recipe, theme);
+        let steps = ["Select", "MLP", "Methods of selection", "Sparsity wanda", "amount share"];
+        for name in steps {
+            harness.get_by_label(name).click();
+            harness.run();
+        }
+        shoot(&mut harness, &format!("methods_{}", named(theme)), &mut results);
+    }
+}
+
+#[test]
 fn each_tile_in_both_themes() {
     let mut results = SnapshotResults::new();
     for theme in [Theme::Dark, Theme::Light] {
         for tile in Tile::ALL {
-            let mut harness = done().harness(TILE, theme);
-            for other in Tile::ALL.into_iter().filter(|other| *other != tile) {
-                let rest = harness.state_mut().view.apply(Command::ToggleTile(other));
-                assert!(rest.is_none(), "the view applies it");
-            }
-            harness.run();
+            let world = match tile {
+                Tile::Whole => edited(),
+                Tile::Inspector => World::with_inspection(),
+                _ => done(),
+            };
+            let mut harness = alone(world, TILE, tile, theme);
             shoot(&mut harness, &format!("{tile:?}_{}", named(theme)).to_lowercase(), &mut results);
         }
     }

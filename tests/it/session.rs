@@ -20,6 +20,7 @@ use trimtab::study::{
 use trimtab::worker::Runner;
 use trimtab::worker::scripted::ScriptedRunner;
 
+mod inspection;
 mod resume;
 
 /// Only for a broken program: every wait is for an event.
@@ -57,6 +58,7 @@ fn measurements(id: TrialId) -> Measurements {
         products: BTreeMap::new(),
         compressed_layers: 0,
         compress_secs: 0.0,
+        compression: None,
         sample_text: None,
         conditions: Conditions::default(),
     }
@@ -389,11 +391,7 @@ fn write_a_study_when_asked() {
 /// Two hundred trials, each another recipe.
 fn long_spec() -> StudySpec {
     let recipe = |n: u32| {
-        let sparsity = trimtab::recipe::Sparsity {
-            method: trimtab::recipe::SparsityMethod::Magnitude,
-            fraction: f64::from(n + 1) / 400.0,
-            scope: trimtab::recipe::SparsityScope::Matrix,
-        };
+        let sparsity = trimtab::recipe::Sparsity::magnitude(f64::from(n + 1) / 400.0);
         Recipe::uniform(&n.to_string(), WeightFormat::Native, Some(sparsity))
     };
     StudySpec { strategy: StrategySpec::List { recipes: (0..200).map(recipe).collect() }, ..study_spec() }

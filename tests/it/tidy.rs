@@ -17,14 +17,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("checkpoint", &["model"]),
     ("kernels", &[]),
     ("compress", &["kernels", "model", "recipe"]),
+    ("cache", &["compress", "model", "recipe"]),
     ("nn", &["compress", "kernels", "model", "recipe"]),
-    ("runtime", &["checkpoint", "compress", "model", "nn", "recipe"]),
+    ("runtime", &["cache", "checkpoint", "compress", "kernels", "model", "nn", "recipe"]),
     ("eval", &["checkpoint", "kernels", "model", "nn", "runtime", "study"]),
     ("measure", &["study"]),
     ("worker", &["model", "recipe", "study", "telemetry"]),
     (
         "worker/trial",
         &[
+            "cache",
             "checkpoint",
             "compress",
             "eval",
@@ -38,10 +40,29 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "worker",
         ],
     ),
-    ("export", &["checkpoint", "compress", "model", "recipe", "study"]),
-    ("session", &["checkpoint", "export", "measure", "model", "recipe", "study", "telemetry", "worker"]),
-    ("app", &["checkpoint", "export", "measure", "model", "recipe", "session", "study", "telemetry", "worker"]),
-    ("cli", &["app", "checkpoint", "export", "measure", "model", "recipe", "session", "study", "telemetry", "worker"]),
+    ("worker/inspect/", &["checkpoint", "compress", "eval", "model", "nn", "recipe", "runtime", "study", "worker"]),
+    ("export", &["cache", "checkpoint", "compress", "model", "recipe", "study"]),
+    ("session", &["cache", "checkpoint", "export", "measure", "model", "recipe", "study", "telemetry", "worker"]),
+    (
+        "app",
+        &["cache", "checkpoint", "export", "measure", "model", "recipe", "session", "study", "telemetry", "worker"],
+    ),
+    (
+        "cli",
+        &[
+            "app",
+            "cache",
+            "checkpoint",
+            "export",
+            "measure",
+            "model",
+            "recipe",
+            "session",
+            "study",
+            "telemetry",
+            "worker",
+        ],
+    ),
 ];
 
 /// Text that may stand only in the files (by prefix of their path in `src/`) behind it.
@@ -58,7 +79,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("eframe", &["app/", "lib.rs"]),
     ("worker::serve", &["main.rs", "worker/"]),
     ("worker::trial", &["main.rs", "worker/"]),
-    ("candle_", &["compress/", "nn/", "runtime/", "eval/", "worker/trial/", "export/", "kernels/"]),
+    ("worker::inspect::", &["worker/"]),
+    ("candle_", &["compress/", "nn/", "runtime/", "eval/", "worker/trial/", "worker/inspect/", "export/", "kernels/"]),
     ("clap::", &["cli/"]),
     ("anyhow", &["cli/", "main.rs"]),
     (

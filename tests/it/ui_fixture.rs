@@ -17,16 +17,19 @@ use trimtab::model::{
     Fingerprint, HiddenAct, Layer, LayerPath, LayerRole, LlamaConfig, ModelFamily, ModelGraph, ModelSource, RopeOrder,
     StoredFormat,
 };
-use trimtab::recipe::LayerSettings;
-use trimtab::session::{ModelState, OpenModel, RunStatus};
+use trimtab::recipe::{LayerSettings, presets};
+use trimtab::session::{CacheState, InspectRequest, Inspection, InspectionState, ModelState, OpenModel, RunStatus};
 use trimtab::study::Study;
 use trimtab::telemetry::TelemetrySnapshot;
+use trimtab::worker::heat_map::HeatMap;
+use trimtab::worker::inspection::LayerView;
 
 /// The window's world, owned by a test.
 pub(crate) struct World {
     pub model: ModelState,
     pub editor: Editor,
     pub selection: Selection,
+    pub inspection: Option<Inspection>,
     pub sweep: SweepSettings,
     pub plan: SweepPlan,
     pub study: Study,
@@ -34,6 +37,7 @@ pub(crate) struct World {
     pub recent: Vec<PathBuf>,
     pub log: Vec<LogLine>,
     pub telemetry: Arc<TelemetrySnapshot>,
+    pub cache: CacheState,
     /// Every command, in order.
     pub sent: Vec<Command>,
     pub view: View,
@@ -50,6 +54,7 @@ impl World {
             model: ModelState::Closed,
             editor: Editor::default(),
             selection: Selection::default(),
+            inspection: None,
             sweep: SweepSettings::default(),
             plan: SweepPlan::default(),
             study: Study::default(),
@@ -57,6 +62,7 @@ impl World {
             recent: Vec::new(),
             log: Vec::new(),
             telemetry: Arc::default(),
+            cache: CacheState::default(),
             sent: Vec::new(),
             view: View::new(None),
             device: DeviceInfo { spec, name: "test processor".to_owned(), memory_bytes: None, unavailable: None },
@@ -71,6 +77,19 @@ impl World {
         let model = OpenModel { source, graph: graph(), refused: Vec::new() };
         let mut world = Self { model: ModelState::Open(Arc::new(model)), ..Self::empty() };
         world.sweep.quality.data = PathBuf::from("/texts/search.jsonl");
+        world.sweep.calibration = PathBuf::from("/texts/calibration.jsonl");
+        let ticked = presets().iter().filter(|preset| world.sweep.presets.contains(preset.id));
+        world.plan.recipes = ticked.map(|preset| preset.recipe().name).collect();
+        world
+    }
+
+    /// The same with one layer selected and looked into, as a worker recorded it.
+    pub(crate) fn with_inspection() -> Self {
+        let layer = LayerPath::from(INSPECTED);
+        let mut world = Self::with_model();
+        world.selection.layers.insert(layer.clone());
+        world.inspection = Some(inspection(InspectRequest { layer, calibration: None }));
+        world.sweep.calibration = PathBuf::from("/texts/calibration.jsonl");
         world
     }
 
@@ -105,7 +124,7 @@ impl World {
             ModelState::Open(model) => Some(&model.graph),
             _ => self.study.header.as_ref().map(|header| &header.graph),
         };
-        self.editor.resolve(graph, &self.device);
+        self.editor.resolve(graph, &self.device, &self.sweep.calibration);
         let cx = ViewContext {
             words: words::current(),
             theme: Tokens::of(ui.ctx().theme()),
@@ -116,6 +135,7 @@ impl World {
             can_redo: self.editor.can_redo(),
             study: &self.study,
             status: self.status,
+            inspection: self.inspection.as_ref(),
             selection: &self.selection,
             devices: std::slice::from_ref(&self.device),
             device: self.device.spec,
@@ -124,6 +144,7 @@ impl World {
             recent: &self.recent,
             log: &self.log,
             telemetry: &self.telemetry,
+            cache: &self.cache,
             commands: &self.commands,
         };
         self.view.ui(&cx, ui);
@@ -143,9 +164,25 @@ impl World {
             Command::Pin(PinSlot::A, id) => self.selection.pinned_a = id,
             Command::Pin(PinSlot::B, id) => self.selection.pinned_b = id,
             Command::SetSweep(sweep) => self.sweep = *sweep,
+            Command::UseCalibration(path) => self.sweep.calibration = path,
             _ => {}
         }
     }
+}
+
+/// The layer of [`World::with_inspection`].
+pub(crate) const INSPECTED: &str = "model.layers.3.mlp.down_proj";
+
+/// What `trimtab inspect --layer --json` said of the demo's layer, and the magnitudes of its weights.
+pub(crate) fn inspection(request: InspectRequest) -> Inspection {
+    let recorded: serde_json::Value = serde_json::from_str(include_str!("../fixtures/layer-view.json")).unwrap();
+    assert_eq!(recorded["path"], request.layer.as_str(), "another layer was recorded");
+    let view: LayerView = serde_json::from_value(recorded).unwrap();
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/demo/stories15M");
+    let checkpoint = trimtab::checkpoint::open(&ModelSource::Safetensors { dir }).unwrap();
+    let weights = checkpoint.read_f32(&format!("{}.weight", request.layer)).unwrap().unwrap();
+    let map = Some(Ok(Arc::new(HeatMap::of(&weights, [288, 768]))));
+    Inspection { request, state: InspectionState::Done, view, map, generation: 1 }
 }
 
 /// Six Llama blocks of width 288 with an MLP of 768, tied head, all f16.
@@ -169,6 +206,7 @@ pub(crate) fn graph() -> ModelGraph {
         mlp_bias: false,
         bos_token: Some(1),
         eos_tokens: vec![2],
+        block_shapes: Vec::new(),
     };
     let layer = |path: String, block: Option<u16>, role: LayerRole, shape: [usize; 2]| Layer {
         path: LayerPath(path),
@@ -177,6 +215,8 @@ pub(crate) fn graph() -> ModelGraph {
         shape,
         stored: StoredFormat::F16,
         bias_len: 0,
+        rank: None,
+        shared_with: None,
     };
     let mut layers = vec![layer("model.embed_tokens".to_owned(), None, LayerRole::Embedding, [32_000, 288])];
     for block in 0..6_u16 {

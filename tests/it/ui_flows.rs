@@ -8,7 +8,7 @@ use trimtab::app::command::{Command, DialogKind, ExportKind};
 use trimtab::app::layout::Tile;
 use trimtab::app::sweep::SweepKind;
 use trimtab::model::LayerRole;
-use trimtab::recipe::{Recipe, WeightFormat, presets};
+use trimtab::recipe::{ChannelScore, Group, IntFormat, Recipe, WeightFormat, WidthCut, presets};
 use trimtab::session::RunStatus;
 use trimtab::study::StrategySpec;
 
@@ -122,6 +122,167 @@ fn a_preset_replaces_the_recipe_and_problems_are_listed() {
 }
 
 #[test]
+fn a_method_is_chosen_for_a_selection_in_one_step() {
+    let mut harness = World::with_model().harness(SIZE, Theme::Dark);
+    choose(&mut harness, "Select", "All down_proj");
+    choose(&mut harness, "Weights of selection", "q4_0");
+    choose(&mut harness, "Methods of selection", "Rounding gptq");
+    let down = |layer: &trimtab::model::Layer| layer.role == LayerRole::DownProj;
+    assert_eq!(census(harness.state(), down), [("q4_0 gptq".to_owned(), 6)].into());
+    assert!(matches!(harness.state().editor.draft().plan, Some(Ok(_))), "the text of the window is calibrated on");
+    click(&mut harness, "Sparsity wanda");
+    assert_eq!(census(harness.state(), down), [("q4_0 gptq, 30.0 % sparse wanda".to_owned(), 6)].into());
+    click(&mut harness, "amount 2:4");
+    assert_eq!(census(harness.state(), down), [("q4_0 gptq, 2:4 wanda".to_owned(), 6)].into());
+    assert!(harness.query_by_label_contains("50.0 % zero").is_some(), "the mask is previewed at once");
+    let plan = harness.state().editor.draft().plan.clone().expect("a model is open").expect("it resolves");
+    click(&mut harness, "Sparsity none");
+    let dense = harness.state().editor.draft().plan.clone().expect("a model is open").expect("it resolves");
+    assert_eq!(plan.weight_bytes(), dense.weight_bytes(), "a mask is not smaller");
+    harness.key_press_modifiers(Modifiers::COMMAND, Key::Z);
+    harness.run();
+    assert_eq!(census(harness.state(), down), [("q4_0 gptq, 2:4 wanda".to_owned(), 6)].into());
+}
+
+#[test]
+fn an_impossible_combination_is_disabled_and_says_why() {
+    let mut harness = World::with_model().harness(SIZE, Theme::Dark);
+    choose(&mut harness, "Select", "All down_proj");
+    click(&mut harness, "Methods of selection");
+    let check = |harness: &mut Harness<'_, World>, name: &str, reason: &str| {
+        let choice = harness.get_by_label(name);
+        assert!(choice.accesskit_node().is_disabled(), "{name}");
+        choice.hover();
+        harness.run_steps(8);
+        assert!(harness.query_by_label_contains(reason).is_some(), "{name}: {reason}");
+    };
+    check(&mut harness, "Rounding gptq", "quantized format first");
+    check(&mut harness, "Activations int8_dynamic", "int8 activations need int weights");
+    assert!(harness.state().editor.draft().recipe.is_reference());
+    harness.key_press(Key::Escape);
+    harness.run();
+    choose(&mut harness, "Weights of selection", "q4_0");
+    click(&mut harness, "Methods of selection");
+    check(&mut harness, "Rounding hqq", "only int formats hold");
+}
+
+fn show(harness: &mut Harness<'_, World>, tile: Tile) {
+    // Hidden and shown again, a tile is the one in front.
+    for _ in 0..2 {
+        let rest = harness.state_mut().view.apply(Command::ToggleTile(tile));
+        assert!(rest.is_none(), "the view applies it");
+        harness.run();
+    }
+}
+
+fn predicted(harness: &Harness<'_, World>) -> u64 {
+    let plan = harness.state().editor.draft().plan.as_ref().expect("a model is open");
+    plan.as_ref().expect("it resolves").weight_bytes()
+}
+
+#[test]
+fn the_structure_is_previewed_while_a_slider_moves() {
+    let mut harness = World::with_model().harness(SIZE, Theme::Light);
+    show(&mut harness, Tile::Whole);
+    let before = predicted(&harness);
+    assert!(harness.query_by_label("Removed MLP channels").is_some());
+    let mut recipe = Recipe::reference();
+    recipe.structure.ffn =
+        Some(WidthCut { fraction: 0.05, score: ChannelScore::ActivationNorm, blocks: None, align: None });
+    harness.state_mut().editor.set(recipe, trimtab::app::editor::Gesture::Dragging);
+    harness.run();
+    assert!(harness.query_by_label("768 → 736").is_some(), "what stays is a multiple of 32");
+    let removed = 6 * 3 * 288 * (768 - 736) * 2;
+    assert_eq!(before - predicted(&harness), removed, "f16 rows of gate and up, columns of down");
+    click(&mut harness, "Blocks these");
+    assert_eq!(harness.state().editor.draft().recipe.structure.blocks.as_ref().unwrap().drop, [5]);
+    for block in 0..4 {
+        click(&mut harness, &format!("Remove block {block}"));
+    }
+    assert!(harness.get_by_label("Remove block 4").accesskit_node().is_disabled(), "one block stays");
+    click(&mut harness, "Blocks so many");
+    assert!(harness.query_by_label_contains("which blocks go is measured").is_some(), "it is an estimate");
+}
+
+#[test]
+fn the_whole_model_has_its_settings_in_one_tile() {
+    let mut harness = World::with_model().harness(SIZE, Theme::Dark);
+    show(&mut harness, Tile::Whole);
+    click(&mut harness, "Keys q8_0");
+    click(&mut harness, "Values q4_0");
+    click(&mut harness, "Form naive");
+    harness.get_by_role_and_label(Role::CheckBox, "Window").click();
+    harness.run();
+    click(&mut harness, "Inputs from dense");
+    harness.get_by_label("Add a group").scroll_to_me();
+    harness.run();
+    click(&mut harness, "Add a group");
+    let recipe = &harness.state().editor.draft().recipe;
+    assert_eq!((recipe.kv_cache.keys.name(), recipe.kv_cache.values.name()), ("q8_0", "q4_0"));
+    assert_eq!((recipe.attention.window, recipe.attention.sinks), (Some(128), 4));
+    assert_eq!((recipe.sharing.len(), recipe.sharing[0].blocks), (1, [4, 5]));
+    assert!(matches!(harness.state().editor.draft().plan, Some(Ok(_))));
+    click(&mut harness, "Remove group 1");
+    assert!(harness.state().editor.draft().recipe.sharing.is_empty());
+}
+
+#[test]
+fn a_missing_calibration_text_is_asked_for_in_place() {
+    let mut world = World::with_model();
+    world.sweep.calibration = std::path::PathBuf::new();
+    let mut harness = world.harness(SIZE, Theme::Dark);
+    choose(&mut harness, "Select", "All down_proj");
+    choose(&mut harness, "Weights of selection", "q4_0");
+    choose(&mut harness, "Methods of selection", "Rounding gptq");
+    harness.key_press(Key::Escape);
+    harness.run();
+    assert!(harness.query_by_label_contains("reads a calibration text").is_some());
+    click(&mut harness, "Choose a calibration text…");
+    assert_eq!(harness.state().sent.last(), Some(&Command::Dialog(DialogKind::OpenCalibration)));
+    harness.state_mut().sweep.calibration = "/texts/mine.jsonl".into();
+    harness.run();
+    assert!(harness.query_by_label_contains("reads a calibration text").is_none());
+    assert!(matches!(harness.state().editor.draft().plan, Some(Ok(_))));
+}
+
+#[test]
+fn every_preset_resolves_on_the_demo() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo/stories15M");
+    let checkpoint =
+        trimtab::checkpoint::open(&trimtab::model::ModelSource::Safetensors { dir }).expect("the demo opens");
+    let spec = trimtab::device::DeviceSpec::Cpu { threads: 2 };
+    let device = trimtab::device::DeviceInfo { spec, name: String::new(), memory_bytes: None, unavailable: None };
+    let text = std::path::Path::new("assets/demo/calibration.jsonl");
+    for preset in presets() {
+        let plan = preset.recipe().calibrated_on(text).resolve(checkpoint.graph(), &device);
+        let plan = plan.unwrap_or_else(|issues| panic!("{}: {issues:?}", preset.id));
+        if preset.id == "full" {
+            assert!(plan.blocks.iter().all(|block| block.intermediate_size == 576 && block.n_heads == 4));
+            assert!(plan.needs_calibration() && plan.kv_cache.keys.name() == "q8_0");
+        }
+    }
+}
+
+#[test]
+fn the_cache_is_cleared_only_after_a_question() {
+    let mut world = World::with_model();
+    world.cache.bytes = Some(5 << 20);
+    let mut harness = world.harness(SIZE, Theme::Light);
+    let ask = "Clear the cache of compressed layers…";
+    click(&mut harness, ask);
+    assert!(harness.query_by_label_contains("5.00 MiB of calibrations").is_some());
+    click(&mut harness, "Keep it");
+    assert_eq!(harness.state().sent, [Command::AskClearCache]);
+    click(&mut harness, ask);
+    click(&mut harness, "Clear the cache");
+    assert_eq!(harness.state().sent, [Command::AskClearCache, Command::AskClearCache, Command::ClearCache]);
+    assert!(harness.query_by_label("Keep it").is_none(), "the question closes");
+    harness.state_mut().cache.bytes = Some(0);
+    harness.run();
+    assert!(harness.get_by_label(ask).accesskit_node().is_disabled(), "there is nothing to clear");
+}
+
+#[test]
 fn the_first_screen_offers_every_way_to_open() {
     let mut world = World::empty();
     world.recent = vec!["/models/before.gguf".into()];
@@ -146,12 +307,40 @@ fn the_first_screen_offers_every_way_to_open() {
 }
 
 #[test]
+fn what_compressed_tensors_cannot_hold_is_refused_in_the_menu() {
+    const ENTRY: &str = "Export model (compressed-tensors folder)…";
+    let int4 = IntFormat { bits: 4, group: Group::Size(32), symmetric: true };
+    for (format, reason) in [(WeightFormat::Q4_0, Some("no GGML blocks")), (WeightFormat::Int(int4), None)] {
+        let mut harness = World::with_model().harness(SIZE, Theme::Dark);
+        let recipe = Recipe::uniform("asked for", format, None);
+        harness.state_mut().editor.set(recipe, trimtab::app::editor::Gesture::Whole);
+        harness.run();
+        assert!(matches!(harness.state().editor.draft().plan, Some(Ok(_))), "it runs as it is");
+        choose(&mut harness, "File", "Export");
+        let entry = harness.get_by_label(ENTRY);
+        assert_eq!(entry.accesskit_node().is_disabled(), reason.is_some(), "{format:?}");
+        if let Some(reason) = reason {
+            entry.hover();
+            harness.run_steps(8);
+            assert!(harness.query_all_by_label_contains(reason).next().is_some(), "{reason}");
+            continue;
+        }
+        entry.click();
+        harness.run();
+        let expected = Command::Dialog(DialogKind::Export(ExportKind::CompressedTensors));
+        assert_eq!(harness.state().sent.last(), Some(&expected));
+    }
+}
+
+#[test]
 fn run_asks_for_what_the_form_says() {
     let mut harness = World::with_model().harness(SIZE, Theme::Dark);
     click(&mut harness, "Run");
     let Some(Command::Run(strategy)) = harness.state().sent.last().cloned() else { panic!("Run sends a strategy") };
     let StrategySpec::List { recipes } = *strategy else { panic!("presets are a list") };
-    assert_eq!(recipes.len(), presets().len());
+    assert_eq!(recipes.len(), harness.state().sweep.presets.len());
+    let gptq = recipes.iter().find(|recipe| recipe.needs_calibration()).expect("full is ticked");
+    assert_eq!(gptq.calibration.data, None, "the text is filled in when the study starts");
 
     harness.state_mut().sweep.kind = SweepKind::ThisRecipe;
     harness.run();

@@ -7,13 +7,14 @@ use crate::app::command::{Command, PinSlot};
 use crate::app::context::ViewContext;
 use crate::app::panels::Panel;
 use crate::app::plots::card;
-use crate::app::plots::compare::{Line, Verdict, lines};
+use crate::app::plots::compare::{Line, Verdict, trial_lines};
+use crate::app::plots::compression::Making;
 use crate::app::plots::metrics::Cell;
 use crate::app::plots::paint::{self, StudyKey, quiet, study_key, tokens};
-use crate::app::plots::settings_difference::{SettingsDifference, settings_differences};
+use crate::app::plots::settings_difference::{SettingsDifference, settings_differences, whole_differences};
 use crate::app::plots::text_difference::{Run, text_difference};
 use crate::app::theme::{BODY, MONO, SMALL, Tokens};
-use crate::app::words::{self, ResultsWords};
+use crate::app::words::{self, CompressionWords, ResultsWords};
 use crate::study::{Outcome, Study, Trial, TrialId, TrialState};
 
 /// The tile that compares two trials.
@@ -28,6 +29,8 @@ struct Comparison {
     settings: Option<Vec<SettingsDifference>>,
     lines: Vec<Line>,
     texts: Option<[Vec<Run>; 2]>,
+    /// How each side was made.
+    making: [Option<Making>; 2],
 }
 
 /// The trials on both sides: pinned, else the reference and the selected one.
@@ -39,15 +42,19 @@ fn sides(cx: &ViewContext<'_>) -> Option<(TrialId, TrialId)> {
 }
 
 impl Comparison {
-    fn new(study: &Study, a: &Trial, b: &Trial) -> Self {
+    fn new(study: &Study, a: &Trial, b: &Trial, words: &CompressionWords) -> Self {
         let graph = study.header.as_ref().map(|header| &header.graph);
-        let settings = graph
-            .map(|graph| settings_differences(graph, &a.spec.recipe.settings(graph), &b.spec.recipe.settings(graph)));
+        let settings = graph.map(|graph| {
+            let whole = whole_differences(&a.spec.recipe, &b.spec.recipe, words);
+            let layers = settings_differences(graph, &a.spec.recipe.settings(graph), &b.spec.recipe.settings(graph));
+            whole.into_iter().chain(layers).collect()
+        });
         let (found_a, found_b) = (a.measurements(), b.measurements());
-        let lines = found_a.zip(found_b).map(|(a, b)| lines(a, b)).unwrap_or_default();
+        let lines = trial_lines(a, b).unwrap_or_default();
         let text = |trial: Option<&crate::study::Measurements>| trial.and_then(|found| found.sample_text.clone());
         let texts = text(found_a).zip(text(found_b)).map(|(a, b)| text_difference(&a, &b));
-        Self { settings, lines, texts }
+        let making = [found_a, found_b].map(|found| Some(Making::new(found?.compression.as_ref()?, words)));
+        Self { settings, lines, texts, making }
     }
 }
 
@@ -65,7 +72,7 @@ impl Panel for ComparePanel {
         let (Some(trial_a), Some(trial_b)) = (cx.study.trials.get(&a), cx.study.trials.get(&b)) else { return };
         let key = (study_key(cx.study), a, b);
         if self.cache.as_ref().is_none_or(|(cached, _)| *cached != key) {
-            self.cache = Some((key, Comparison::new(cx.study, trial_a, trial_b)));
+            self.cache = Some((key, Comparison::new(cx.study, trial_a, trial_b, &cx.words.compression)));
         }
         let Some((_, comparison)) = &self.cache else { return };
         header_ui(cx, ui, (a, b), words);
@@ -77,6 +84,11 @@ impl Panel for ComparePanel {
                 metrics_ui(ui, &comparison.lines, words);
             }
             settings_ui(ui, comparison.settings.as_deref(), words);
+            for (side, making) in ["A", "B"].into_iter().zip(&comparison.making) {
+                if let Some(making) = making {
+                    making_ui(ui, side, making, &cx.words.compression);
+                }
+            }
             texts_ui(ui, comparison.texts.as_ref(), trial_b, words);
         });
     }
@@ -141,7 +153,7 @@ fn heading_ui(ui: &mut Ui, text: &str) {
 fn metrics_ui(ui: &mut Ui, lines: &[Line], words: &ResultsWords) {
     let tokens = tokens(ui);
     heading_ui(ui, words.compare.metrics);
-    Grid::new("metrics").num_columns(4).striped(true).spacing([10.0, 3.0]).show(ui, |ui| {
+    Grid::new("metrics").num_columns(4).striped(true).spacing([7.0, 3.0]).show(ui, |ui| {
         ui.label("");
         for (side, color) in [("A", tokens.side_a), ("B", tokens.side_b)] {
             ui.label(RichText::new(side).size(SMALL).color(color));
@@ -184,9 +196,15 @@ fn change_ui(ui: &mut Ui, line: &Line, words: &ResultsWords) {
     let (verdict, hint) = words.verdict(line.verdict);
     let mut job = LayoutJob::default();
     let font = |size| FontId::monospace(size);
-    job.append(&line.change, 0.0, TextFormat { font_id: font(MONO), color, ..TextFormat::default() });
+    let (change, half) = value_and_half(&line.change);
+    job.append(&change, 0.0, TextFormat { font_id: font(MONO), color, ..TextFormat::default() });
+    let mut newline = if line.change.is_empty() { "" } else { "\n" };
+    if !half.is_empty() {
+        let format = TextFormat { font_id: font(SMALL - 1.0), color, ..TextFormat::default() };
+        job.append(&format!("{newline}{half}"), 0.0, format);
+        newline = "  ";
+    }
     if !verdict.is_empty() {
-        let newline = if line.change.is_empty() { "" } else { "\n" };
         let format = TextFormat { font_id: FontId::proportional(SMALL), color, ..TextFormat::default() };
         job.append(&format!("{newline}{verdict}"), 0.0, format);
     }
@@ -194,6 +212,13 @@ fn change_ui(ui: &mut Ui, line: &Line, words: &ResultsWords) {
     if !hint.is_empty() {
         label.on_hover_text(hint);
     }
+}
+
+/// The change with its unit, and half its interval in the same: a narrow tile has them one below the other.
+fn value_and_half(change: &str) -> (String, String) {
+    let Some((value, half)) = change.split_once(" ± ") else { return (change.to_owned(), String::new()) };
+    let (half, unit) = half.split_once(' ').unwrap_or((half, ""));
+    (format!("{value} {unit}").trim_end().to_owned(), format!("± {half}"))
 }
 
 fn settings_ui(ui: &mut Ui, settings: Option<&[SettingsDifference]>, words: &ResultsWords) {
@@ -217,6 +242,32 @@ fn settings_ui(ui: &mut Ui, settings: Option<&[SettingsDifference]>, words: &Res
                 ui.label(job);
             }
         }
+    }
+}
+
+/// The text that calibrated a side, what its layers lost, what did not go as asked.
+fn making_ui(ui: &mut Ui, side: &str, making: &Making, words: &CompressionWords) {
+    let tokens = tokens(ui);
+    let color = if side == "A" { tokens.side_a } else { tokens.side_b };
+    heading_ui(ui, &format!("{} · {side}", words.heading));
+    for line in &making.lines {
+        ui.add(egui::Label::new(RichText::new(line).size(SMALL).color(tokens.text)).wrap());
+    }
+    if !making.worst.is_empty() {
+        ui.label(quiet(words.worst, tokens)).on_hover_text(words.worst_note);
+        Grid::new(("worst", side)).num_columns(3).spacing([10.0, 2.0]).min_row_height(14.0).show(ui, |ui| {
+            for (name, error, share) in &making.worst {
+                ui.label(RichText::new(name).monospace().size(SMALL).color(tokens.text));
+                ui.label(RichText::new(error).monospace().size(SMALL).color(tokens.text));
+                let (rect, _) = ui.allocate_exact_size(egui::vec2(80.0, 8.0), egui::Sense::hover());
+                let filled = egui::Rect::from_min_size(rect.min, egui::vec2(rect.width() * share, rect.height()));
+                ui.painter().rect_filled(filled, 0.0, tokens.faded(color));
+                ui.end_row();
+            }
+        });
+    }
+    for note in &making.notes {
+        ui.add(egui::Label::new(RichText::new(format!("! {note}")).size(SMALL).color(tokens.warn)).wrap());
     }
 }
 
@@ -264,4 +315,22 @@ fn text_job(runs: &[Run], side: Color32, tokens: &Tokens) -> LayoutJob {
         job.append(&run.text, 0.0, format);
     }
     job
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_split_into_value_and_half_its_interval() {
+        for (change, value, half) in [
+            ("+0.1755 ± 0.20 %", "+0.1755 %", "± 0.20"),
+            ("−2.304 ± 0.39 pp", "−2.304 pp", "± 0.39"),
+            ("+0.002445 ± 0.00017", "+0.002445", "± 0.00017"),
+            ("−19.5 %", "−19.5 %", ""),
+            ("", "", ""),
+        ] {
+            assert_eq!(value_and_half(change), (value.to_owned(), half.to_owned()));
+        }
+    }
 }

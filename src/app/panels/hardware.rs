@@ -3,6 +3,7 @@
 use egui::{Label, Pos2, Rect, RichText, ScrollArea, Sense, Shape, Stroke, Ui, vec2};
 use egui_plot::PlotPoint;
 
+use crate::app::command::Command;
 use crate::app::context::ViewContext;
 use crate::app::panels::Panel;
 use crate::app::plots::paint::{self, quiet, tokens};
@@ -14,6 +15,8 @@ use crate::units::{bytes, duration, percent, significant};
 
 /// Size of one gauge, in points.
 const GAUGE: egui::Vec2 = vec2(172.0, 62.0);
+/// Width of the part about the cache, in points.
+const CACHE_WIDTH: f32 = 96.0;
 /// Columns of a sparkline.
 const COLUMNS: usize = 75;
 
@@ -39,6 +42,7 @@ impl Panel for HardwarePanel {
 
     fn ui(&mut self, cx: &ViewContext<'_>, ui: &mut Ui) {
         let words = &cx.words.results.hardware;
+        cache_ui(cx, ui);
         let telemetry = cx.telemetry.as_ref();
         let Some(newest) = telemetry.history.last() else {
             paint::empty_ui(ui, words.no_reading, words.no_reading_hint);
@@ -63,6 +67,23 @@ impl Panel for HardwarePanel {
             });
         });
     }
+}
+
+/// What the cache of compressed layers takes up, and the button that asks before it is cleared.
+fn cache_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
+    let (words, tokens) = (&cx.words.cache, tokens(ui));
+    egui::Panel::right("cache").resizable(false).exact_size(CACHE_WIDTH).show_separator_line(false).show(ui, |ui| {
+        ui.label(quiet(words.name, tokens)).on_hover_text(words.hint);
+        let size = match (cx.cache.bytes, cx.cache.busy) {
+            (Some(n), false) => RichText::new(bytes(n)).monospace().size(MONO).color(tokens.text_strong),
+            _ => RichText::new(words.unknown).size(SMALL).color(tokens.text_weak),
+        };
+        ui.add(Label::new(size).truncate()).on_hover_text(words.hint);
+        let button = ui.add_enabled(cx.cache.can_clear(), egui::Button::new(words.clear));
+        if button.accessible_name(cx.words.commands.clear_cache).clicked() {
+            cx.send(Command::AskClearCache);
+        }
+    });
 }
 
 fn gauges(telemetry: &TelemetrySnapshot, newest: &HardwareSample, words: &HardwareWords) -> Vec<Gauge> {

@@ -181,7 +181,10 @@ fn memory_ui(ui: &mut Ui, model: &MemoryCurve, results: &ResultsWords) {
     let painter = ui.painter().with_clip_rect(response.rect);
     phase_labels(&painter, model, &shown.transform, results, tokens);
     let newest = model.worker.last().map_or(0.0, |point| point.y);
-    let mut at = Pos2::new(shown.transform.frame().left() + 5.0, shown.transform.frame().top() + 20.0);
+    // Below: the peak runs along the top.
+    let n_lines = 1 + usize::from(model.peak_mib.is_some()) + model.gpus.len();
+    let frame = shown.transform.frame();
+    let mut at = Pos2::new(frame.left() + 5.0, frame.bottom() - 6.0 - 17.0 * n_lines as f32);
     let worker = format!("{} {} MiB", words.worker, significant(newest, 3));
     at = line_legend(&painter, at, tokens.variant, &worker, tokens);
     if let Some(peak) = model.peak_mib {

@@ -2,12 +2,14 @@
 
 pub mod compare;
 pub mod hardware;
+pub mod inspector;
 pub mod live;
 pub mod log;
 pub mod recipe;
 pub mod sweep;
 pub mod trade_off;
 pub mod trials;
+pub mod whole;
 
 use std::collections::BTreeMap;
 
@@ -27,12 +29,14 @@ pub trait Panel {
 pub fn registry() -> BTreeMap<Tile, Box<dyn Panel>> {
     [
         (Tile::Recipe, Box::<recipe::RecipePanel>::default() as Box<dyn Panel>),
+        (Tile::Whole, Box::<whole::WholePanel>::default()),
         (Tile::Sweep, Box::<sweep::SweepPanel>::default()),
         (Tile::TradeOff, Box::<trade_off::TradeOffPanel>::default()),
         (Tile::Latency, Box::<live::LiveLatencyPanel>::default()),
         (Tile::Memory, Box::<live::LiveMemoryPanel>::default()),
         (Tile::Quality, Box::<live::LiveQualityPanel>::default()),
         (Tile::Compare, Box::<compare::ComparePanel>::default()),
+        (Tile::Inspector, Box::<inspector::InspectorPanel>::default()),
         (Tile::Trials, Box::<trials::TrialsPanel>::default()),
         (Tile::Hardware, Box::<hardware::HardwarePanel>::default()),
         (Tile::Log, Box::<log::LogPanel>::default()),

@@ -289,6 +289,10 @@ fn footer_ui(cx: &ViewContext<'_>, ui: &mut Ui, model: &TradeOff, words: &Result
                 ui.label(quiet((trade_off.n_more)(rest.len()), tokens));
             }
         }
+        if model.n_masked_off > 0 {
+            let note = quiet((trade_off.n_masked)(model.n_masked_off), tokens);
+            ui.label(note).on_hover_text(trade_off.masked_reason);
+        }
     });
 }
 

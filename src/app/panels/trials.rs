@@ -160,31 +160,38 @@ impl TrialsPanel {
 enum Room {
     Compact,
     Wide,
+    Full,
 }
 
 impl Room {
     fn of(width: f32) -> Self {
-        if width < 1500.0 { Self::Compact } else { Self::Wide }
+        match width {
+            ..1500.0 => Self::Compact,
+            ..2120.0 => Self::Wide,
+            _ => Self::Full,
+        }
     }
 }
 
-/// Widths that show every number whole in a window of 1280 and of 1600 points.
+/// Widths that show every number whole in a window of 1280 and of 1600 points, and every name and caution in a larger
+/// one.
 const fn width(column: Column, room: Room) -> f32 {
-    let [compact, wide] = match column {
-        Column::Number => [34.0, 42.0],
-        Column::Recipe => [112.0, 186.0],
-        Column::Metric(Metric::Perplexity) => [94.0, 108.0],
-        Column::Metric(Metric::Kl) => [144.0, 152.0],
-        Column::Metric(Metric::Top1) => [84.0, 96.0],
-        Column::Metric(Metric::Prefill | Metric::Decode) => [130.0, 146.0],
-        Column::Metric(Metric::Bytes | Metric::Peak) => [58.0, 78.0],
-        Column::Metric(Metric::Bits) => [48.0, 60.0],
-        Column::Cautions => [72.0, 128.0],
-        Column::State => [96.0, 124.0],
+    let [compact, wide, full] = match column {
+        Column::Number => [34.0, 42.0, 42.0],
+        Column::Recipe => [112.0, 186.0, 440.0],
+        Column::Metric(Metric::Perplexity) => [94.0, 108.0, 108.0],
+        Column::Metric(Metric::Kl) => [144.0, 152.0, 152.0],
+        Column::Metric(Metric::Top1) => [84.0, 96.0, 96.0],
+        Column::Metric(Metric::Prefill | Metric::Decode) => [146.0; 3],
+        Column::Metric(Metric::Bytes | Metric::Peak) => [58.0, 78.0, 78.0],
+        Column::Metric(Metric::Bits) => [48.0, 60.0, 60.0],
+        Column::Cautions => [60.0, 128.0, 420.0],
+        Column::State => [86.0, 124.0, 124.0],
     };
     match room {
         Room::Compact => compact,
         Room::Wide => wide,
+        Room::Full => full,
     }
 }
 
@@ -248,7 +255,12 @@ fn cell_ui(cx: &ViewContext<'_>, ui: &mut Ui, trial: &Trial, column: Column, wor
         }
         Column::Metric(metric) => {
             if let Some(measurements) = trial.measurements() {
-                let job = cell_job(&metric.cell(measurements), tokens.text, tokens);
+                let mut cell = metric.cell(measurements);
+                if metric.is_of_the_run() && trial.spec.recipe.is_masked_only() {
+                    // Zeros stay in place: a ratio to the reference would be the machine's.
+                    cell.quiet = cell.quiet.split("  ").next().unwrap_or_default().to_owned();
+                }
+                let job = cell_job(&cell, tokens.text, tokens);
                 ui.with_layout(Layout::right_to_left(Align::Center), |ui| ui.add(egui::Label::new(job).truncate()));
             }
         }

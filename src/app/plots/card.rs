@@ -4,9 +4,10 @@ use egui::{Grid, RichText, Ui};
 
 use crate::app::command::Command;
 use crate::app::context::ViewContext;
+use crate::app::plots::compression::Making;
 use crate::app::plots::metrics::{Cell, Metric};
 use crate::app::plots::paint::{cell_job, quiet, tokens};
-use crate::app::plots::settings_difference::settings_differences;
+use crate::app::plots::settings_difference::{settings_differences, whole_differences};
 use crate::app::theme::Mark;
 use crate::app::words::ResultsWords;
 use crate::recipe::Recipe;
@@ -71,6 +72,11 @@ pub fn card_ui(cx: &ViewContext<'_>, ui: &mut Ui, id: TrialId, words: &ResultsWo
         }
         TrialState::Finished { outcome: Outcome::Done(measurements), cautions, .. } => {
             numbers_ui(ui, measurements, words);
+            if let Some(report) = &measurements.compression {
+                for line in Making::new(report, &cx.words.compression).lines {
+                    ui.label(quiet(line, tokens));
+                }
+            }
             for caution in cautions {
                 ui.label(RichText::new(format!("! {caution}")).color(tokens.warn));
             }
@@ -84,7 +90,9 @@ fn settings_ui(cx: &ViewContext<'_>, ui: &mut Ui, trial: &Trial, words: &Results
     let header = cx.study.header.as_ref();
     let Some(graph) = header.map(|header| &header.graph).or(cx.graph) else { return };
     let reference = Recipe::reference().settings(graph);
-    let lines = settings_differences(graph, &reference, &trial.spec.recipe.settings(graph));
+    let recipe = &trial.spec.recipe;
+    let mut lines = whole_differences(&Recipe::reference(), recipe, &cx.words.compression);
+    lines.extend(settings_differences(graph, &reference, &recipe.settings(graph)));
     if lines.is_empty() {
         ui.label(quiet(words.trade_off.changes_nothing, tokens));
     }

@@ -2,7 +2,8 @@
 
 use crate::app::plots::metrics::{Cell, Metric};
 use crate::app::plots::running_mean::RunningMean;
-use crate::study::{Measurements, Quality, WindowScore};
+use crate::recipe::Recipe;
+use crate::study::{Measurements, Quality, Trial, WindowScore};
 use crate::units::{change, interval};
 
 /// What a difference amounts to.
@@ -20,6 +21,8 @@ pub enum Verdict {
     Unjudged,
     /// Layers of a side are simulated: its speed and memory are not its own.
     Simulated,
+    /// Zeros in place are all that differs: neither side is faster or smaller.
+    Masked,
     /// Measured on different texts or protocols.
     DifferentProtocol,
     /// One side lacks the number.
@@ -39,6 +42,19 @@ pub struct Line {
     pub change: String,
     /// What it amounts to.
     pub verdict: Verdict,
+}
+
+/// [`lines`] of two trials; where both are the checkpoint but for zeros in place, speed and memory are not compared.
+pub fn trial_lines(a: &Trial, b: &Trial) -> Option<Vec<Line>> {
+    let mut lines = lines(a.measurements()?, b.measurements()?);
+    let recipes = [&a.spec.recipe, &b.spec.recipe];
+    let is_dense = |recipe: &&Recipe| recipe.is_masked_only() || recipe.is_reference();
+    if recipes.iter().all(is_dense) && recipes.iter().any(|recipe| recipe.is_masked_only()) {
+        for line in lines.iter_mut().filter(|line| line.metric.is_of_the_run()) {
+            (line.change, line.verdict) = (String::new(), Verdict::Masked);
+        }
+    }
+    Some(lines)
 }
 
 /// Every metric of `a` and `b` with the change between them.
@@ -178,6 +194,17 @@ mod tests {
         assert!(line(&reference, &q4, Metric::Bytes).change.starts_with('−'));
         assert!(line(&q4, &reference, Metric::Bytes).change.starts_with('+'));
         assert_eq!(line(&q4, &reference, Metric::Decode).verdict, Verdict::Worse);
+    }
+
+    #[test]
+    fn zeros_in_place_are_never_faster() {
+        let study = crate::app::plots::fixtures::study(17);
+        let reference = &study.trials[&crate::study::TrialId(0)];
+        let masked = study.trials.values().find(|trial| trial.spec.recipe.is_masked_only()).unwrap();
+        for line in trial_lines(reference, masked).unwrap() {
+            let is_masked = line.verdict == Verdict::Masked;
+            assert_eq!(is_masked, line.metric.is_of_the_run(), "{line:?}");
+        }
     }
 
     #[test]

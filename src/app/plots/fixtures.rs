@@ -8,7 +8,7 @@ use super::house::model::{
     Fingerprint, HiddenAct, Layer, LayerPath, LayerRole, LlamaConfig, ModelFamily, ModelGraph, ModelSource, RopeOrder,
     StoredFormat,
 };
-use super::house::recipe::{Group, IntFormat, Recipe, Rule, Sparsity, Target, WeightFormat};
+use super::house::recipe::{Group, IntFormat, PartialSettings, Recipe, Rule, Sparsity, Target, WeightFormat};
 use super::house::study::{
     Arm, Caution, Conditions, Estimate, Failure, FailureKind, Limits, Measurements, Memory, Outcome, Phase, PhaseSpeed,
     Protocol, Quality, QualityWorkload, Ratio, SampleWorkload, Speed, SpeedWorkload, StrategySpec, Study, StudyEvent,
@@ -36,6 +36,7 @@ pub(super) fn graph() -> ModelGraph {
         mlp_bias: false,
         bos_token: Some(1),
         eos_tokens: vec![2],
+        block_shapes: Vec::new(),
     };
     let layer = |path: String, block: Option<u16>, role: LayerRole, shape: [usize; 2]| Layer {
         path: LayerPath(path),
@@ -44,6 +45,8 @@ pub(super) fn graph() -> ModelGraph {
         shape,
         stored: StoredFormat::F16,
         bias_len: 0,
+        rank: None,
+        shared_with: None,
     };
     let mut layers = vec![layer("model.embed_tokens".to_owned(), None, LayerRole::Embedding, [32_000, 288])];
     for block in 0..6_u16 {
@@ -126,7 +129,8 @@ pub(super) fn recipe(id: u32) -> Recipe {
         _ => {
             let mut mixed = Recipe::uniform("q8_0, MLP q4_0", WeightFormat::Q8_0, None);
             let down = Target::Role(LayerRole::DownProj);
-            mixed.rules.push(Rule { target: down, weights: Some(WeightFormat::Q4_0), sparsity: None, enabled: None });
+            let settings = PartialSettings { weights: Some(WeightFormat::Q4_0), ..PartialSettings::default() };
+            mixed.rules.push(Rule::new(down, settings));
             mixed
         }
     };
@@ -249,6 +253,7 @@ pub(super) fn measurements(id: u32, n_samples: u32) -> Measurements {
         products: BTreeMap::from([("candle f32".to_owned(), 42)]),
         compressed_layers: if id == 0 { 0 } else { 42 },
         compress_secs: 0.4,
+        compression: None,
         sample_text: Some(sample_text(id)),
         conditions: Conditions {
             cpu_model: Some("AMD EPYC 9R14".to_owned()),

@@ -8,6 +8,7 @@
 
 pub mod card;
 pub mod compare;
+pub mod compression;
 pub mod decimate;
 pub mod live;
 pub mod live_csv;

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::app::words::CompressionWords;
 use crate::model::{LayerRole, ModelGraph};
-use crate::recipe::LayerSettings;
+use crate::recipe::{
+    AttentionForm, AttentionSettings, BlockPart, LayerSettings, Recipe, Sharing, SharingMethod, Structure,
+};
 
 const ATTENTION: [LayerRole; 4] = [LayerRole::QProj, LayerRole::KProj, LayerRole::VProj, LayerRole::OProj];
 const MLP: [LayerRole; 3] = [LayerRole::GateProj, LayerRole::UpProj, LayerRole::DownProj];
@@ -46,6 +49,71 @@ pub fn settings_differences(graph: &ModelGraph, a: &[LayerSettings], b: &[LayerS
         }
     }
     out
+}
+
+/// What differs between two recipes in what they say of the whole model.
+pub fn whole_differences(a: &Recipe, b: &Recipe, words: &CompressionWords) -> Vec<SettingsDifference> {
+    let sides = [a, b].map(|recipe| {
+        let kv = recipe.kv_cache;
+        [
+            structure_label(&recipe.structure),
+            recipe.sharing.iter().map(sharing_label).collect::<Vec<_>>().join(", "),
+            if kv.is_default() {
+                String::new()
+            } else {
+                format!("{} keys, {} values", kv.keys.name(), kv.values.name())
+            },
+            attention_label(&recipe.attention),
+        ]
+    });
+    let [a, b] = &sides;
+    let or_kept = |text: &String| if text.is_empty() { words.all_kept.to_owned() } else { text.clone() };
+    a.iter()
+        .zip(b)
+        .zip(words.whole)
+        .filter(|((a, b), _)| a != b)
+        .map(|((a, b), name)| SettingsDifference { layers: name.to_owned(), from: or_kept(a), to: or_kept(b) })
+        .collect()
+}
+
+fn structure_label(structure: &Structure) -> String {
+    let mut parts = Vec::new();
+    for (name, cut) in [("ffn", structure.ffn), ("heads", structure.heads)] {
+        let cut = cut.filter(|cut| cut.fraction > 0.0);
+        parts.extend(cut.map(|cut| format!("{name} −{}", crate::units::percent(cut.fraction).replace(".0 %", " %"))));
+    }
+    if let Some(cut) = structure.blocks.as_ref().filter(|cut| !cut.is_empty()) {
+        let part = match cut.part {
+            BlockPart::Block => "block",
+            BlockPart::Attention => "attention of block",
+            BlockPart::Mlp => "mlp of block",
+        };
+        let dropped: Vec<String> = cut.drop.iter().map(u16::to_string).collect();
+        parts.push(if dropped.is_empty() {
+            format!("{} × {part}", cut.count)
+        } else {
+            format!("{part} {}", dropped.join(", "))
+        });
+    }
+    parts.join(", ")
+}
+
+fn sharing_label(sharing: &Sharing) -> String {
+    let [first, last] = sharing.blocks;
+    let method = match sharing.method {
+        SharingMethod::Tie => "tied".to_owned(),
+        SharingMethod::Basis => format!("basis {}", crate::units::percent(sharing.ratio.unwrap_or(1.0))),
+    };
+    format!("{} {first}–{last} {method}", sharing.role.name())
+}
+
+fn attention_label(attention: &AttentionSettings) -> String {
+    let form = (attention.form == AttentionForm::Naive).then(|| "naive".to_owned());
+    let window = attention.window.map(|window| match attention.sinks {
+        0 => format!("window {window}"),
+        sinks => format!("window {window} + {sinks}"),
+    });
+    form.into_iter().chain(window).collect::<Vec<_>>().join(", ")
 }
 
 /// Names of the layers behind one change.
@@ -99,13 +167,14 @@ fn role_text(role: LayerRole, blocks: &[Option<u16>], whole: bool) -> String {
 mod tests {
     use super::*;
     use crate::app::plots::fixtures;
-    use crate::recipe::{Recipe, Rule, Sparsity, Target, WeightFormat};
+    use crate::recipe::{PartialSettings, Recipe, Rule, Sparsity, Target, WeightFormat};
 
     fn check(rules: &[(Target, WeightFormat)], default: WeightFormat, expected: &[&str]) {
         let graph = fixtures::graph();
         let mut recipe = Recipe::uniform("b", default, None);
         for (target, weights) in rules {
-            let rule = Rule { target: target.clone(), weights: Some(*weights), sparsity: None, enabled: None };
+            let rule =
+                Rule::new(target.clone(), PartialSettings { weights: Some(*weights), ..PartialSettings::default() });
             recipe.rules.push(rule);
         }
         let found = settings_differences(&graph, &Recipe::reference().settings(&graph), &recipe.settings(&graph));
@@ -134,6 +203,19 @@ mod tests {
         let some = Target::Glob("model.layers.[0135].mlp.up_proj".to_owned());
         check(&[(some, q4)], native, &["up_proj, blocks 0 to 1, 3, 5: native → q4_0"]);
         check(&[(Target::Role(LayerRole::Embedding), q8)], native, &["embedding: native → q8_0"]);
+    }
+
+    #[test]
+    fn the_whole_model_is_compared_as_well() {
+        let preset = crate::recipe::presets().iter().find(|preset| preset.id == "full").unwrap().recipe();
+        let found = whole_differences(&Recipe::reference(), &preset, &CompressionWords::EN);
+        let found: Vec<String> = found.iter().map(|d| format!("{}: {} → {}", d.layers, d.from, d.to)).collect();
+        let expected = [
+            "structure: as the checkpoint → ffn −25 %, heads −34 %",
+            "KV cache: as the checkpoint → q8_0 keys, q8_0 values",
+        ];
+        assert_eq!(found, expected);
+        assert!(whole_differences(&preset, &preset, &CompressionWords::EN).is_empty());
     }
 
     #[test]

@@ -149,6 +149,11 @@ fn caution_name(caution: &Caution) -> &'static str {
         Caution::Disturbed { .. } => "disturbed",
         Caution::PartOfSplit { .. } => "part of split",
         Caution::LostLiveSamples { .. } => "lost samples",
+        Caution::ThinCalibration { .. } => "thin calibration",
+        Caution::ShortCalibration { .. } => "short calibration",
+        Caution::CalibratedOnScored => "calibrated on this text",
+        Caution::Noted { .. } => "see notes",
+        Caution::SlowLowRank { .. } => "slow low rank",
         Caution::FreshWorker => "fresh worker",
     }
 }

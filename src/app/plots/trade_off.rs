@@ -46,6 +46,8 @@ pub struct TradeOff {
     pub failed: Vec<TrialId>,
     /// Finished trials whose layers are simulated, so that a chosen axis is not theirs.
     pub n_simulated_off: usize,
+    /// Finished trials whose weights are masked and nothing else: not faster, so not on an axis of speed or memory.
+    pub n_masked_off: usize,
     /// Finished trials without a chosen value because it was not measured.
     pub n_unmeasured: usize,
     /// Beaten trials that are not drawn because there are more than [`MAX_POINTS`].
@@ -58,18 +60,18 @@ impl TradeOff {
     /// The plot of `study` over two objectives.
     pub fn new(study: &Study, x: Objective, y: Objective) -> Self {
         let mut found: Vec<(TrialId, f64, f64, bool)> = Vec::new();
-        let (mut failed, mut n_simulated_off, mut n_unmeasured) = (Vec::new(), 0, 0);
+        let (mut failed, mut n_simulated_off, mut n_masked_off, mut n_unmeasured) = (Vec::new(), 0, 0, 0);
         for (id, trial) in &study.trials {
             match &trial.state {
                 TrialState::Running => {}
                 TrialState::Finished { outcome: Outcome::Failed(_), .. } => failed.push(*id),
                 TrialState::Finished { outcome: Outcome::Done(measurements), .. } => {
                     let simulated = measurements.simulated_layers > 0;
-                    match (x.value(measurements), y.value(measurements)) {
+                    let is_known = was_measured(x, measurements) && was_measured(y, measurements);
+                    match (trial.value(x), trial.value(y)) {
                         (Some(x), Some(y)) => found.push((*id, x, y, simulated)),
-                        _ if simulated && (was_measured(x, measurements) && was_measured(y, measurements)) => {
-                            n_simulated_off += 1;
-                        }
+                        _ if is_known && trial.spec.recipe.is_masked_only() => n_masked_off += 1,
+                        _ if is_known && simulated => n_simulated_off += 1,
                         _ => n_unmeasured += 1,
                     }
                 }
@@ -105,6 +107,7 @@ impl TradeOff {
             reference,
             failed,
             n_simulated_off,
+            n_masked_off,
             n_unmeasured,
             n_thinned,
         }
@@ -117,9 +120,9 @@ impl TradeOff {
 
     /// Where a finished trial lies, drawn or thinned out; `None` when a value is missing.
     pub fn position(&self, study: &Study, id: TrialId) -> Option<PlotPoint> {
-        let measurements = study.trials.get(&id)?.measurements()?;
-        let x = self.x.position(self.x.objective.value(measurements)?);
-        Some(PlotPoint::new(x, self.y.position(self.y.objective.value(measurements)?)))
+        let trial = study.trials.get(&id)?;
+        let x = self.x.position(trial.value(self.x.objective)?);
+        Some(PlotPoint::new(x, self.y.position(trial.value(self.y.objective)?)))
     }
 
     /// The whiskers of a trial: ends of the horizontal and of the vertical interval, where there are any.
@@ -141,10 +144,7 @@ impl TradeOff {
         let on_front: BTreeSet<TrialId> = self.front.iter().map(|point| point.id).collect();
         for (id, trial) in &study.trials {
             let Some(measurements) = trial.measurements() else { continue };
-            let (Some(x), Some(y)) = (self.x.objective.value(measurements), self.y.objective.value(measurements))
-            else {
-                continue;
-            };
+            let (Some(x), Some(y)) = (trial.value(self.x.objective), trial.value(self.y.objective)) else { continue };
             let name = trial.spec.recipe.name.replace('"', "\"\"");
             let simulated = measurements.simulated_layers > 0;
             let line = [
@@ -214,10 +214,10 @@ mod tests {
     fn simulated_trials_are_counted_off_the_axes_of_speed_and_kept_on_those_of_quality() {
         let study = fixtures::study(17);
         let speed = TradeOff::new(&study, Objective::DecodeLatency, Objective::Kl);
-        // Trials 3, 4, 11 and 12 are simulated; 6 and 15 fail.
-        assert_eq!((speed.n_simulated_off, speed.n_unmeasured), (4, 0));
+        // Trials 3, 4, 11 and 12 are simulated; 5 and 13 are masked and nothing else; 6 and 15 fail.
+        assert_eq!((speed.n_simulated_off, speed.n_masked_off, speed.n_unmeasured), (4, 2, 0));
         assert_eq!(speed.failed, [TrialId(6), TrialId(15)]);
-        assert_eq!(speed.drawn().count(), 17 - 4 - 2);
+        assert_eq!(speed.drawn().count(), 17 - 4 - 2 - 2);
         assert!(!speed.has_simulated);
         let bytes = TradeOff::new(&study, Objective::WeightBytes, Objective::Kl);
         assert_eq!((bytes.n_simulated_off, bytes.drawn().count()), (0, 15));

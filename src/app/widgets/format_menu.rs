@@ -1,10 +1,11 @@
-//! The choice of a weight format: every named one, and the integer grid with its bits, group and symmetry.
+//! The choice of a weight format: every named one, FP8 with its scales, and the integer grid with its bits, group and
+//! symmetry.
 
 use egui::{Button, ComboBox, PopupCloseBehavior, RichText, TextStyle, Ui};
 
 use crate::app::theme::{Mark, Tokens};
 use crate::app::words::RecipeWords;
-use crate::recipe::{Execution, Group, IntFormat, WeightFormat};
+use crate::recipe::{Execution, Fp8Scale, Group, IntFormat, WeightFormat};
 
 /// How the device would run a format, or why it cannot.
 pub type Legality = Result<Option<Execution>, String>;
@@ -15,10 +16,14 @@ pub struct FormatMenu<'a> {
     pub name: &'a str,
     /// The format that all layers have; `None` when they differ.
     pub current: Option<WeightFormat>,
+    /// How the layers run as they are, or what is wrong with them.
+    pub status: Legality,
     /// Width of the closed control, in points.
     pub width: f32,
     /// Whether a format fits the layers and the device.
     pub legality: &'a dyn Fn(WeightFormat) -> Legality,
+    /// Heading of the FP8 formats.
+    pub fp8_heading: &'static str,
     /// The words.
     pub words: &'static RecipeWords,
     /// The colors.
@@ -42,8 +47,7 @@ impl FormatMenu<'_> {
         let Some(current) = self.current else {
             return RichText::new(self.words.mixed).italics().color(self.theme.text_weak);
         };
-        let legality = (self.legality)(current);
-        let (prefix, color) = match legality {
+        let (prefix, color) = match &self.status {
             Err(_) => (Mark::Failed.glyph(), self.theme.bad),
             Ok(Some(Execution::Simulated)) => (Mark::Simulated.glyph(), self.theme.text),
             Ok(_) if current == WeightFormat::Native => ("", self.theme.text_weak),
@@ -66,6 +70,16 @@ impl FormatMenu<'_> {
                 ui.close();
             }
         }
+        ui.separator();
+        ui.label(RichText::new(self.fp8_heading).small().color(self.theme.text_weak));
+        ui.horizontal(|ui| {
+            for scale in Fp8Scale::ALL {
+                let format = WeightFormat::Fp8(scale);
+                if self.part_ui(ui, scale.name(), format, self.current == Some(format)) {
+                    chosen = Some(format);
+                }
+            }
+        });
         ui.separator();
         ui.label(RichText::new(self.words.int_heading).small().color(self.theme.text_weak));
         let int = match self.current {
@@ -100,7 +114,15 @@ impl FormatMenu<'_> {
             ui.end_row();
         });
         let mut symmetric = base.symmetric;
-        if ui.checkbox(&mut symmetric, self.words.int_symmetric).changed() {
+        let flipped = WeightFormat::Int(IntFormat { symmetric: !symmetric, ..base });
+        let legality = (self.legality)(flipped);
+        let check = egui::Checkbox::new(&mut symmetric, self.words.int_symmetric);
+        let response = ui.add_enabled(legality.is_ok(), check);
+        let response = match legality {
+            Err(reason) => response.on_disabled_hover_text(reason),
+            Ok(_) => response,
+        };
+        if response.changed() {
             chosen = Some(WeightFormat::Int(IntFormat { symmetric, ..base }));
         }
         chosen

@@ -2,4 +2,6 @@
 //!
 //! **Invariants.** Every control has an accessible name; none keeps state of its own.
 
+pub mod choice;
 pub mod format_menu;
+pub mod share_strip;

@@ -17,8 +17,6 @@ pub struct RecipeWords {
     pub shape: &'static str,
     /// Column: format of the weights.
     pub weights: &'static str,
-    /// Column: share of zeros.
-    pub sparse: &'static str,
     /// Column: bytes as packed.
     pub bytes: &'static str,
     /// Column: bits a weight.
@@ -35,8 +33,6 @@ pub struct RecipeWords {
     pub toggle_name: fn(&str) -> String,
     /// Accessible name: the format of this layer's weights.
     pub weights_name: fn(&str) -> String,
-    /// Accessible name: the sparsity of this layer.
-    pub sparsity_name: fn(&str) -> String,
     /// Accessible name: open or close this block.
     pub expand_name: fn(&str) -> String,
     /// What the next edit changes: so many layers.
@@ -79,8 +75,6 @@ pub struct RecipeWords {
     pub simulated_note: &'static str,
     /// The format is widened on this device.
     pub widened_note: &'static str,
-    /// Pruned weights stay as zeros.
-    pub sparsity_note: &'static str,
     /// The same in one word, inside the menu of formats.
     pub simulated: &'static str,
     /// What the first column does.
@@ -103,7 +97,6 @@ impl RecipeWords {
         layer: "Layer",
         shape: "Shape",
         weights: "Weights",
-        sparse: "Sparse %",
         bytes: "Bytes",
         bits: "Bits/w",
         mixed: "mixed",
@@ -112,7 +105,6 @@ impl RecipeWords {
         block: |number| format!("block {number}"),
         toggle_name: |layer| format!("Compress {layer}"),
         weights_name: |layer| format!("Weights of {layer}"),
-        sparsity_name: |layer| format!("Sparsity of {layer}"),
         expand_name: |block| format!("Show layers of {block}"),
         selected: |n| if n == 1 { "1 layer selected".to_owned() } else { format!("{n} layers selected") },
         selection_name: "selection",
@@ -134,7 +126,6 @@ impl RecipeWords {
         int_symmetric: "Symmetric",
         simulated_note: "Simulated on this device: quality and bytes are the format's own, speed is not",
         widened_note: "Widened to f32 at load, which is exact",
-        sparsity_note: "Magnitude pruning. Zeros are kept in place: not smaller and not faster by themselves",
         simulated: "simulated",
         toggle_note: "Off leaves the layer as the checkpoint has it; on gives its settings back",
         layer_note: |shape, stored| format!("{shape} (out × in), stored as {stored}"),

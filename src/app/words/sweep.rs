@@ -19,7 +19,10 @@ pub struct SweepWords {
     pub explain_ladder_sparsity: &'static str,
     pub explain_ladder_formats: &'static str,
     pub formats: &'static str,
+    pub roundings: &'static str,
+    pub as_recipe: &'static str,
     pub sparsities: &'static str,
+    pub pruned_by: &'static str,
     pub layers: &'static str,
     pub none: &'static str,
     pub percent_name: fn(&str) -> String,
@@ -60,7 +63,7 @@ pub struct SweepWords {
     pub elapsed: fn(&str) -> String,
     pub phase: fn(&str, u32, u32) -> String,
     /// Names of the steps of a trial, in their order.
-    pub phases: [&'static str; 7],
+    pub phases: [&'static str; 8],
     pub ended_stopped: &'static str,
     pub ended_time: &'static str,
     pub ended_trials: &'static str,
@@ -85,11 +88,14 @@ impl SweepWords {
         ladder_formats: "Progressive: formats",
         explain_this_recipe: "Measures the recipe being edited beside the reference",
         explain_presets: "Measures the ticked presets, one trial each",
-        explain_grid: "Every format with every sparsity, laid over this recipe",
+        explain_grid: "Every format with every way of rounding and every sparsity, laid over this recipe",
         explain_ladder_sparsity: "Raises sparsity over this recipe, step by step, until a limit is crossed",
         explain_ladder_formats: "From many bits to few over this recipe, until a limit is crossed",
         formats: "Formats",
+        roundings: "Rounding",
+        as_recipe: "as the recipe",
         sparsities: "Sparsity",
+        pruned_by: "pruned by",
         layers: "Layers",
         none: "none",
         percent_name: |percent| format!("Sparsity {percent}"),
@@ -138,6 +144,7 @@ impl SweepWords {
         phase: |phase, done, total| format!("{phase} {done}/{total}"),
         phases: [
             "Loading",
+            "Calibrating",
             "Compressing",
             "Scoring the reference",
             "Scoring",
@@ -184,12 +191,13 @@ impl SweepWords {
     pub const fn phase_name(&self, phase: Phase) -> &'static str {
         match phase {
             Phase::Load => self.phases[0],
-            Phase::Compress => self.phases[1],
-            Phase::Reference => self.phases[2],
-            Phase::Quality => self.phases[3],
-            Phase::Prefill => self.phases[4],
-            Phase::Decode => self.phases[5],
-            Phase::Sample => self.phases[6],
+            Phase::Calibrate => self.phases[1],
+            Phase::Compress => self.phases[2],
+            Phase::Reference => self.phases[3],
+            Phase::Quality => self.phases[4],
+            Phase::Prefill => self.phases[5],
+            Phase::Decode => self.phases[6],
+            Phase::Sample => self.phases[7],
         }
     }
 

@@ -62,6 +62,7 @@ pub(crate) fn llama_config(
         mlp_bias: bias("ffn_gate") || bias("ffn_up") || bias("ffn_down"),
         bos_token: reader.bos_token()?,
         eos_tokens: reader.eos_tokens()?,
+        block_shapes: Vec::new(),
     };
     check_config(&config).map_err(|(field, reason)| reader.refuse(field, reason))?;
     Ok(config)

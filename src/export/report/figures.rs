@@ -71,6 +71,8 @@ struct Shown<'a> {
     id: TrialId,
     label: String,
     measurements: &'a Measurements,
+    /// Zeros in place are all that it changes: its speed and memory are the reference's, so they are not drawn again.
+    is_masked: bool,
 }
 
 fn n_done(study: &Study) -> usize {
@@ -85,7 +87,8 @@ fn shown(study: &Study) -> Vec<Shown<'_>> {
         .iter()
         .filter_map(|(id, trial)| {
             let measurements = trial.measurements()?;
-            Some(Shown { id: *id, label: format!("{id} {}", trial.spec.recipe.name), measurements })
+            let (label, recipe) = (format!("{id} {}", trial.spec.recipe.name), &trial.spec.recipe);
+            Some(Shown { id: *id, label, measurements, is_masked: recipe.is_masked_only() })
         })
         .collect();
     let rank = |shown: &Shown<'_>| {
@@ -136,6 +139,7 @@ fn speed(shown: &[Shown<'_>]) -> Vec<String> {
     let phase = |of: fn(&Measurements) -> Option<&PhaseSpeed>| {
         shown
             .iter()
+            .filter(|shown| !shown.is_masked)
             .filter_map(|shown| {
                 let phase = of(shown.measurements)?;
                 let beside = phase.ratio.map_or_else(String::new, |ratio| {
@@ -170,6 +174,7 @@ fn memory(shown: &[Shown<'_>]) -> Vec<String> {
         .collect();
     let peak = shown
         .iter()
+        .filter(|shown| !shown.is_masked)
         .filter_map(|shown| {
             let bytes = shown.measurements.memory.peak_rss_bytes?;
             Some(sized(shown, bytes, shown.measurements.simulated_layers == 0, ""))

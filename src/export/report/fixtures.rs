@@ -113,6 +113,7 @@ fn measurements(weight_bytes: u64, kl: f64, simulated_layers: u32) -> Measuremen
         products: BTreeMap::from([("candle q8_0".to_owned(), 42)]),
         compressed_layers: 42,
         compress_secs: 0.05,
+        compression: None,
         sample_text: None,
         conditions: Conditions {
             cpu_model: Some("a processor".to_owned()),

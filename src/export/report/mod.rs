@@ -10,6 +10,7 @@ mod bars;
 mod figures;
 #[cfg(test)]
 pub(in crate::export) mod fixtures;
+mod making;
 mod page;
 mod scatter;
 mod svg;

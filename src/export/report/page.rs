@@ -53,6 +53,10 @@ pub(super) fn reading_guide(study: &Study) -> String {
             "Simulated",
             "The device has no product for the format. Quality and bytes are the format's own; speed and resident memory are those of f32 and are marked.",
         ),
+        (
+            "Masked",
+            "Zeros are all that differs from the model, and zeros stay in place: a ratio of speeds would be the machine's.",
+        ),
         ("Not resolved", "The interval of the ratio to the reference holds 1: no difference was shown."),
         ("Failed", "The trial ended early. That is a result: the row says why."),
         (

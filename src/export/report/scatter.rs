@@ -12,14 +12,8 @@ const MAX_LABELS: usize = 24;
 
 /// The plot of `y` over `x`, or `None` when fewer than two trials have both.
 pub(super) fn scatter(study: &Study, x: Objective, y: Objective) -> Option<String> {
-    let points: Vec<(TrialId, &Trial, [f64; 2])> = study
-        .trials
-        .iter()
-        .filter_map(|(id, trial)| {
-            let measurements = trial.measurements()?;
-            Some((*id, trial, [x.value(measurements)?, y.value(measurements)?]))
-        })
-        .collect();
+    let points: Vec<(TrialId, &Trial, [f64; 2])> =
+        study.trials.iter().filter_map(|(id, trial)| Some((*id, trial, [trial.value(x)?, trial.value(y)?]))).collect();
     if points.len() < 2 {
         return None;
     }

@@ -1,5 +1,6 @@
 //! Every trial as a row, then each with its conditions, products, cautions and recipe.
 
+use crate::export::report::making;
 use crate::export::report::svg::{escape, push};
 use crate::study::{Measurements, Objective, Outcome, PhaseSpeed, Study, Trial, TrialId, TrialState, pareto_front};
 use crate::units;
@@ -98,6 +99,9 @@ fn number_cells(id: TrialId, trial: &Trial, measurements: &Measurements) -> Vec<
         quality.map_or_else(absent, |quality| format!("{}, {}", quality.protocol, quality.split)),
         speed.map_or_else(absent, |speed| rate(&speed.decode)),
         speed.and_then(|speed| speed.decode.ratio).map_or_else(absent, |ratio| {
+            if trial.spec.recipe.is_masked_only() {
+                return "masked".to_owned();
+            }
             let verdict = if ratio.is_resolved() { "" } else { " (not resolved)" };
             format!("{mark}{}{verdict}", units::ratio(ratio.value))
         }),
@@ -196,8 +200,9 @@ fn facts(trial: &Trial) -> Vec<(&'static str, String)> {
     facts.extend(measurements.memory.peak_gpu_bytes.map(|bytes| ("Peak GPU memory", units::bytes(bytes))));
     facts.push((
         "Compressed",
-        format!("{} layers in {}", measurements.compressed_layers, units::duration(measurements.compress_secs)),
+        format!("{} layers anew in {}", measurements.compressed_layers, units::duration(measurements.compress_secs)),
     ));
+    facts.extend(measurements.compression.iter().flat_map(making::facts));
     facts.push(("Conditions", conditions(&measurements.conditions)));
     facts
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use crate::recipe::{PartialSettings, Recipe, Rule, Target};
 use crate::study::{Axis, StrategySpec, StudySpec, TrialId, TrialSpec};
-use crate::units;
 
 /// Most recipes of one study: a larger grid is cut off here.
 pub(super) const MAX_PLANNED: usize = 10_000;
@@ -74,12 +73,7 @@ impl Steps {
     fn lay(&mut self, target: Option<&Target>, settings: PartialSettings) {
         match target {
             None => merge(&mut self.recipe.default, settings),
-            Some(target) => self.recipe.rules.push(Rule {
-                target: target.clone(),
-                weights: settings.weights,
-                sparsity: settings.sparsity,
-                enabled: None,
-            }),
+            Some(target) => self.recipe.rules.push(Rule::new(target.clone(), settings)),
         }
         match self.parts.iter_mut().find(|(laid, _)| laid.as_ref() == target) {
             Some((_, laid)) => merge(laid, settings),
@@ -102,7 +96,11 @@ impl Steps {
 
 fn merge(into: &mut PartialSettings, over: PartialSettings) {
     into.weights = over.weights.or(into.weights);
+    into.rounding = over.rounding.or(into.rounding);
+    into.activations = over.activations.or(into.activations);
     into.sparsity = over.sparsity.or(into.sparsity);
+    into.low_rank = over.low_rank.or(into.low_rank);
+    into.correction = over.correction.or(into.correction);
 }
 
 /// `q4_0 down_proj`, `30 % sparse`; empty when nothing is set.
@@ -110,9 +108,17 @@ fn words(target: Option<&Target>, settings: PartialSettings) -> String {
     let weights = settings.weights.map(|weights| weights.label());
     let sparsity = settings.sparsity.map(|sparsity| match sparsity.fraction {
         0.0 => "dense".to_owned(),
-        fraction => format!("{} sparse", units::percent(fraction).replace(".0 %", " %")),
+        _ => sparsity.label().replace(".0 %", " %"),
     });
-    let what = weights.into_iter().chain(sparsity).collect::<Vec<_>>().join(" and ");
+    let rounding = settings.rounding.map(|rounding| rounding.name().to_owned());
+    let activations = settings.activations.map(|activations| activations.name().to_owned());
+    let low_rank = settings.low_rank.map(|low_rank| low_rank.label().replace(".0 %", " %"));
+    let correction = settings.correction.map(|correction| format!("correction rank {}", correction.rank));
+    let what = [weights, rounding, activations, sparsity, low_rank, correction]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" and ");
     let whom = match target {
         _ if what.is_empty() => None,
         None => None,

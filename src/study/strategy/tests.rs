@@ -25,11 +25,11 @@ fn study_spec(strategy: StrategySpec, limits: Limits) -> StudySpec {
 }
 
 fn weights(weights: WeightFormat) -> PartialSettings {
-    PartialSettings { weights: Some(weights), sparsity: None }
+    PartialSettings { weights: Some(weights), ..PartialSettings::default() }
 }
 
 fn sparse(fraction: f64) -> PartialSettings {
-    PartialSettings { weights: None, sparsity: Some(Sparsity::magnitude(fraction)) }
+    PartialSettings { sparsity: Some(Sparsity::magnitude(fraction)), ..PartialSettings::default() }
 }
 
 fn down_proj(settings: Vec<PartialSettings>) -> Axis {
@@ -84,6 +84,7 @@ fn done(kl_upper: f64) -> Outcome {
         products: std::collections::BTreeMap::new(),
         compressed_layers: 0,
         compress_secs: 0.0,
+        compression: None,
         sample_text: None,
         conditions: Conditions::default(),
     }))

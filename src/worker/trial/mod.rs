@@ -3,28 +3,33 @@
 //! A healthy worker keeps the model, the reference's states before the head and compressed layers between trials, so a
 //! trial recompresses only layers whose settings changed.
 
+mod calibration;
 mod quality;
 mod speed;
+mod variant;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::cache::{DEFAULT_BUDGET_BYTES, Store};
 use crate::device::{DeviceInfo, DeviceSpec};
 use crate::eval::DataError;
 use crate::model::{ModelFamily, ModelSource, StoredFormat};
 use crate::nn::{Llama, NnError};
 use crate::recipe::{Plan, Recipe, WeightFormat};
-use crate::runtime::{ModelStore, RuntimeError, Sampling, Variant, generate};
+use crate::runtime::{ModelStore, RuntimeError, Sampling, generate};
 use crate::study::{
-    Caution, Conditions, Failure, FailureKind, Measurements, Memory, Phase, SampleWorkload, StudyEvent, TrialSpec,
+    Caution, Conditions, Failure, FailureKind, Measurements, Phase, SampleWorkload, StudyEvent, TrialSpec,
 };
 use crate::telemetry::{ConditionsProbe, memory};
 use crate::worker::serve::{Executor, Sink};
+use crate::worker::trial::variant::{Built, measurements};
 
 /// Runs trials of one model on one device.
 pub struct TrialExecutor {
     source: ModelSource,
     threads: u16,
+    files: Option<PathBuf>,
     open: Option<Open>,
 }
 
@@ -33,12 +38,20 @@ struct Open {
     store: ModelStore,
     tokenizer: Option<tokenizers::Tokenizer>,
     texts: quality::ReferenceTexts,
+    calibrations: calibration::CalibrationTexts,
 }
 
 impl TrialExecutor {
     /// An executor that reads the model with its first trial.
     pub fn new(source: ModelSource, threads: u16) -> Self {
-        Self { source, threads, open: None }
+        Self { source, threads, files: None, open: None }
+    }
+
+    /// Keeps calibrations and compressed layers in the folder `files`, where later workers find them; `None` keeps nothing.
+    #[must_use]
+    pub fn with_files(mut self, files: Option<PathBuf>) -> Self {
+        self.files = files;
+        self
     }
 
     fn open(&mut self, device: DeviceSpec, sink: &TrialSink<'_>) -> Result<&mut Open, Failure> {
@@ -46,7 +59,13 @@ impl TrialExecutor {
             let checkpoint = crate::checkpoint::open(&self.source).map_err(RuntimeError::from).map_err(failure)?;
             let progress = |done, total| sink.progress(Phase::Load, done, total);
             let store = ModelStore::load(checkpoint, device, &progress).map_err(failure)?;
-            self.open = Some(Open { store, tokenizer: None, texts: quality::ReferenceTexts::default() });
+            let store = store.with_files(self.files.as_deref().and_then(open_files));
+            self.open = Some(Open {
+                store,
+                tokenizer: None,
+                texts: quality::ReferenceTexts::default(),
+                calibrations: calibration::CalibrationTexts::default(),
+            });
         }
         Ok(self.open.as_mut().expect("it was opened above"))
     }
@@ -59,18 +78,27 @@ impl Executor for TrialExecutor {
         let threads = self.threads;
         let probe = ConditionsProbe::start();
         let open = self.open(spec.device, &sink)?;
-        let plan = resolve(&spec.recipe, &open.store, spec.device)?;
-        let variant = build(&mut open.store, &plan, &sink)?;
-        let mut cautions = Vec::new();
+        let Built { plan, variant, mut report, mut cautions } = open.build(spec, None, &sink)?;
+        // What making it took is the report's; the trial's own peak is that of a variant that is there.
+        if let Some(report) = &mut report {
+            report.peak_rss_bytes = memory::peak_resident_bytes();
+        }
+        memory::reset_peak();
 
+        let is_calibrated = report.as_ref().is_some_and(|report| report.calibration.is_some());
+        if let Some(scored) = spec.workload.quality.as_ref().filter(|_| is_calibrated)
+            && same_file(plan.calibration.data.as_deref(), &scored.data)
+        {
+            cautions.push(Caution::CalibratedOnScored);
+        }
         let quality = match &spec.workload.quality {
             None => None,
             Some(workload) => Some(open.score(workload, &variant.model, &sink, &mut cautions)?),
         };
         let dequantized_quality = match &spec.workload.quality {
             Some(workload) if workload.dequantized && has_blocks(&plan) => {
-                let plain = build(&mut open.store, &plan.dequantized(), &sink)?;
-                Some(open.score(workload, &plain.model, &sink, &mut Vec::new())?)
+                let plain = open.store.dequantized(&variant, &plan).map_err(failure)?;
+                Some(open.score(workload, &plain, &sink, &mut Vec::new())?)
             }
             _ => None,
         };
@@ -84,26 +112,16 @@ impl Executor for TrialExecutor {
         };
         let conditions = probe.finish(threads);
         cautions.extend(plan_cautions(&plan, &open.store, &conditions, speed.is_some()));
-        let memory = Memory {
-            weight_bytes: plan.weight_bytes(),
-            held_bytes: variant.held_bytes(),
-            peak_rss_bytes: memory::peak_resident_bytes(),
-            peak_gpu_bytes: None,
-        };
-        let measurements = Measurements {
-            quality,
-            dequantized_quality,
-            speed,
-            memory,
-            bits_per_weight: plan.bits_per_weight(),
-            simulated_layers: plan.n_simulated() as u32,
-            products: variant.products(),
-            compressed_layers: variant.compressed_layers,
-            compress_secs: variant.compress_secs,
-            sample_text,
-            conditions,
-        };
+        let known = measurements(&plan, &variant, report, conditions);
+        let measurements = Measurements { quality, dequantized_quality, speed, sample_text, ..known };
         Ok((measurements, cautions))
+    }
+
+    fn make(&mut self, spec: &TrialSpec, out: &Path, sink: &Sink) -> Result<(Measurements, Vec<Caution>), Failure> {
+        let sink = TrialSink { spec, sink };
+        memory::reset_peak();
+        let threads = self.threads;
+        self.open(spec.device, &sink)?.make(spec, out, threads, &sink)
     }
 }
 
@@ -172,16 +190,10 @@ fn resolve(recipe: &Recipe, store: &ModelStore, device: DeviceSpec) -> Result<Pl
     })
 }
 
-fn build(store: &mut ModelStore, plan: &Plan, sink: &TrialSink<'_>) -> Result<Variant, Failure> {
-    let last = AtomicU32::new(u32::MAX);
-    let progress = |done: u32, total: u32| {
-        // Both cores ask; one event a finished layer is enough.
-        if last.swap(done, Ordering::Relaxed) == done {
-            return !sink.sink.is_cancelled();
-        }
-        sink.progress(Phase::Compress, done, total)
-    };
-    store.build(plan, &progress).map_err(failure)
+/// The folder of kept results; a variant can be made without.
+fn open_files(dir: &Path) -> Option<Store> {
+    let store = Store::open(dir, DEFAULT_BUDGET_BYTES);
+    store.inspect_err(|error| log::warn!("results are not kept for later: {error}: {}", dir.display())).ok()
 }
 
 fn has_blocks(plan: &Plan) -> bool {
@@ -190,7 +202,10 @@ fn has_blocks(plan: &Plan) -> bool {
 
 fn plan_cautions(plan: &Plan, store: &ModelStore, conditions: &Conditions, timed: bool) -> Vec<Caution> {
     let graph = store.checkpoint().graph();
-    let count = |keep: &dyn Fn(usize) -> bool| (0..plan.layers.len()).filter(|index| keep(*index)).count() as u32;
+    let is_kept = |index: usize| plan.layers[index].shape.is_some();
+    let count = |keep: &dyn Fn(usize) -> bool| {
+        (0..plan.layers.len()).filter(|index| is_kept(*index) && keep(*index)).count() as u32
+    };
     let simulated = plan.n_simulated() as u32;
     let masked = count(&|index| plan.layers[index].settings.sparsity.is_some());
     let widened = count(&|index| {
@@ -217,11 +232,13 @@ fn plan_cautions(plan: &Plan, store: &ModelStore, conditions: &Conditions, timed
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn failure(error: RuntimeError) -> Failure {
     let kind = match &error {
-        RuntimeError::Checkpoint(_) | RuntimeError::Nn(NnError::Missing(_)) => FailureKind::Model,
-        RuntimeError::Compress { .. } | RuntimeError::Device { .. } => FailureKind::Recipe,
+        RuntimeError::Checkpoint(_)
+        | RuntimeError::BrokenWeight { .. }
+        | RuntimeError::Nn(NnError::Missing(_) | NnError::Shape(_)) => FailureKind::Model,
+        RuntimeError::Compress { .. } | RuntimeError::Device { .. } | RuntimeError::NoText => FailureKind::Recipe,
         RuntimeError::NonFinite { .. } => FailureKind::NonFinite,
         RuntimeError::Cancelled => FailureKind::Cancelled,
-        RuntimeError::Nn(NnError::Context { .. } | NnError::Token { .. }) => FailureKind::Data,
+        RuntimeError::File(_) | RuntimeError::Nn(NnError::Context { .. } | NnError::Token { .. }) => FailureKind::Data,
         RuntimeError::Nn(NnError::Candle(error)) | RuntimeError::Candle(error) => {
             if error.to_string().contains("out of memory") { FailureKind::OutOfMemory } else { FailureKind::Panicked }
         }
@@ -237,6 +254,15 @@ fn failure(error: RuntimeError) -> Failure {
 /// The class and words of a text that cannot be used.
 fn data_failure(error: &DataError) -> Failure {
     Failure::new(FailureKind::Data, error.to_string())
+}
+
+/// Whether both names lead to the same file, or to files with the same bytes.
+fn same_file(a: Option<&Path>, b: &Path) -> bool {
+    let Some(a) = a else { return false };
+    let place = |path: &Path| std::fs::canonicalize(path).ok();
+    let len = |path: &Path| std::fs::metadata(path).map(|data| data.len()).ok();
+    let hash = |path: &Path| Some(blake3::hash(&std::fs::read(path).ok()?));
+    place(a) == place(b) || (len(a) == len(b) && hash(a) == hash(b))
 }
 
 /// Shares the reference without holding on to the store.

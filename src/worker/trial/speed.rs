@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use crate::measure::{abba, phase_speed};
+use crate::nn::Llama;
 use crate::runtime::{ModelStore, Repetition, Variant, repetition, token_trace};
 use crate::study::{Arm, Failure, FailureKind, Phase, Speed, SpeedWorkload, StudyEvent};
 use crate::worker::trial::{TrialSink, failure, reference};
@@ -34,7 +35,9 @@ pub(super) fn measure(
         return Err(Failure::new(FailureKind::Data, message));
     }
     let capacity = trace.len().min(max_context);
-    let mut cache = reference.new_cache(capacity).map_err(|error| failure(error.into()))?;
+    // A variant may have other heads and another format of its cache.
+    let cache = |model: &Llama| model.new_cache(capacity).map_err(|error| failure(error.into()));
+    let (mut own_cache, mut reference_cache) = (cache(&variant.model)?, cache(&reference)?);
     let order: Vec<Arm> = if is_reference {
         vec![Arm::Variant; workload.repetitions as usize]
     } else {
@@ -44,9 +47,12 @@ pub(super) fn measure(
     let mut run = |arm, done| {
         sink.progress(Phase::Prefill, done, total);
         sink.check()?;
-        let model = if arm == Arm::Variant { &variant.model } else { &reference };
+        let (model, cache) = match arm {
+            Arm::Variant => (&variant.model, &mut own_cache),
+            Arm::Reference => (&reference, &mut reference_cache),
+        };
         let steps = Steps { sink, done, total, told: Cell::new(None) };
-        repetition(model, &trace, prompt, &mut cache, &|_| steps.tell()).map_err(failure)
+        repetition(model, &trace, prompt, cache, &|_| steps.tell()).map_err(failure)
     };
     // Warm-up: pages, caches and thread pools of both arms.
     run(Arm::Variant, 0)?;

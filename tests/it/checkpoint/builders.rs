@@ -38,6 +38,16 @@ pub(crate) fn tensors() -> Vec<(String, Vec<usize>)> {
     ]
 }
 
+/// The tensors of the tiny model with so many blocks.
+pub(crate) fn tensors_of(n_blocks: usize) -> Vec<(String, Vec<usize>)> {
+    let (in_block, outside): (Vec<_>, Vec<_>) =
+        tensors().into_iter().partition(|(name, _)| name.starts_with("model.layers.0."));
+    let blocks = (0..n_blocks).flat_map(|block| {
+        in_block.iter().map(move |(name, shape)| (name.replace(".0.", &format!(".{block}.")), shape.clone()))
+    });
+    blocks.chain(outside).collect()
+}
+
 /// A repeatable weight for element `index` of a tensor.
 pub(crate) fn weight(index: usize) -> f32 {
     ((index * 7919 + 13) % 251) as f32 / 256.0 - 0.5

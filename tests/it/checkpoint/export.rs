@@ -4,8 +4,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use trimtab::checkpoint::Checkpoint;
-use trimtab::compress::compress;
-use trimtab::export::{self, Existing, ExportError, ExportSummary};
+use trimtab::compress::{Job, compress};
+use trimtab::export::{self, Existing, ExportError, ExportSummary, Weights};
 use trimtab::model::{GgmlType, LayerRole, RopeOrder, StoredFormat};
 use trimtab::recipe::{Group, IntFormat, LayerSettings, Sparsity, WeightFormat};
 
@@ -32,11 +32,17 @@ fn native(model: &Checkpoint) -> Vec<LayerSettings> {
 }
 
 fn weights(format: WeightFormat) -> LayerSettings {
-    LayerSettings { weights: format, sparsity: None }
+    LayerSettings::of(format)
 }
 
 fn to_gguf(model: &Checkpoint, settings: &[LayerSettings], out: &Path) -> Result<ExportSummary, ExportError> {
-    export::gguf::write(model, settings, out, Existing::Refuse, &mut |_, _| ControlFlow::Continue(()))
+    export::gguf::write(
+        model,
+        Weights::Settings(settings),
+        out,
+        Existing::Refuse,
+        &mut |_, _| ControlFlow::Continue(()),
+    )
 }
 
 fn to_folder(
@@ -45,7 +51,9 @@ fn to_folder(
     out: &Path,
     existing: Existing,
 ) -> Result<ExportSummary, ExportError> {
-    export::safetensors::write(model, &native(model), dtype, out, existing, &mut |_, _| ControlFlow::Continue(()))
+    export::safetensors::write(model, Weights::Settings(&native(model)), dtype, out, existing, &mut |_, _| {
+        ControlFlow::Continue(())
+    })
 }
 
 fn listing(dir: &Path) -> Vec<String> {
@@ -155,13 +163,13 @@ fn a_folder_says_what_it_dequantized() {
     settings[3] = weights(WeightFormat::F32);
     let out = root.path().join("copy");
     let run = |dtype, out: &Path| {
-        export::safetensors::write(&model, &settings, dtype, out, Existing::Refuse, &mut |_, _| {
+        export::safetensors::write(&model, Weights::Settings(&settings), dtype, out, Existing::Refuse, &mut |_, _| {
             ControlFlow::Continue(())
         })
     };
     let summary = run(None, &out).unwrap();
     let exact = "written as f32 with exactly the values that were measured; the folder is not smaller";
-    assert_eq!(summary.notes, [format!("2 packed layers were {exact}")]);
+    assert_eq!(summary.notes, [format!("2 packed layers are {exact}")]);
     assert_eq!(listing(&out), ["config.json", "model.safetensors", "tokenizer.json"]);
     let copy = open(&out).unwrap();
     let stored = |layer: usize| copy.graph().layers[layer].stored;
@@ -175,7 +183,15 @@ fn a_folder_says_what_it_dequantized() {
     values.dedup();
     assert!(values.len() <= 16, "a group of 4-bit codes has {} values", values.len());
     let dense = model.read_f32("model.layers.0.self_attn.q_proj.weight").unwrap().unwrap();
-    let measured = compress(&dense, model.graph().layers[1].shape, &settings[1], StoredFormat::F16).unwrap();
+    let measured = compress(&Job {
+        dense: &dense,
+        shape: model.graph().layers[1].shape,
+        settings: &settings[1],
+        native: StoredFormat::F16,
+        moments: None,
+    })
+    .unwrap()
+    .weights;
     assert!(first == measured.dequantize(), "what is written is what is measured");
     let bf16 = root.path().join("bf16");
     let rounded = run(Some(StoredFormat::Bf16), &bf16).unwrap();
@@ -197,7 +213,7 @@ fn a_gguf_source_becomes_a_folder() {
     let model = open(&path).unwrap();
     let out = root.path().join("folder");
     let summary = to_folder(&model, None, &out, Existing::Refuse).unwrap();
-    assert!(summary.notes[0].starts_with("8 packed layers were written as f32 with exactly"), "{:?}", summary.notes);
+    assert!(summary.notes[0].starts_with("8 packed layers are written as f32 with exactly"), "{:?}", summary.notes);
     let copy = open(&out).unwrap();
     let mut expected = model.config().clone();
     expected.rope_order = RopeOrder::Halves;
@@ -237,7 +253,8 @@ fn the_source_is_never_the_target() {
     for target in targets {
         let mut progress = |_, _| ControlFlow::Continue(());
         let error =
-            export::gguf::write(&model, &native(&model), &target, Existing::Replace, &mut progress).unwrap_err();
+            export::gguf::write(&model, Weights::Settings(&native(&model)), &target, Existing::Replace, &mut progress)
+                .unwrap_err();
         assert!(matches!(error, ExportError::OverSource { .. }), "{target:?}: {error}");
     }
     assert!(hashes() == before);
@@ -276,14 +293,21 @@ fn a_cancelled_or_failed_export_leaves_nothing() {
             if calls > stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let out = root.path().join("out");
-        let gguf = export::gguf::write(&model, &settings, &out, Existing::Refuse, &mut progress);
+        let gguf = export::gguf::write(&model, Weights::Settings(&settings), &out, Existing::Refuse, &mut progress);
         assert!(matches!(gguf, Err(ExportError::Cancelled)));
         calls = 0;
         let mut progress = |_, _| {
             calls += 1;
             if calls > stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let folder = export::safetensors::write(&model, &settings, None, &out, Existing::Refuse, &mut progress);
+        let folder = export::safetensors::write(
+            &model,
+            Weights::Settings(&settings),
+            None,
+            &out,
+            Existing::Refuse,
+            &mut progress,
+        );
         assert!(matches!(folder, Err(ExportError::Cancelled)));
         assert_eq!(listing(root.path()), ["tiny"]);
     }
@@ -295,8 +319,14 @@ fn a_cancelled_or_failed_export_leaves_nothing() {
         }
         ControlFlow::Continue(())
     };
-    let error =
-        export::gguf::write(&model, &settings, &root.path().join("out"), Existing::Refuse, &mut progress).unwrap_err();
+    let error = export::gguf::write(
+        &model,
+        Weights::Settings(&settings),
+        &root.path().join("out"),
+        Existing::Refuse,
+        &mut progress,
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("file changed while being read"), "{error}");
     assert_eq!(listing(root.path()), ["tiny"]);
 }

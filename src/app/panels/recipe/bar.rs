@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use egui::{Button, RichText, Slider, TextEdit, Ui};
+use egui::{Button, RichText, TextEdit, Ui};
 
-use super::rows::{Row, RowKind, legality};
-use super::{RecipePanel, edits};
+use super::methods::Choices;
+use super::rows::{Layers, Row, RowKind};
+use super::{RecipePanel, edits, methods};
 use crate::app::command::{Command, DialogKind};
 use crate::app::context::ViewContext;
 use crate::app::widgets::format_menu::FormatMenu;
@@ -109,7 +110,7 @@ impl RecipePanel {
         let words = &cx.words.recipe;
         let layers: Vec<usize> =
             (0..graph.layers.len()).filter(|&index| cx.selection.layers.contains(&graph.layers[index].path)).collect();
-        let row = Row::new(RowKind::Layer(0), graph, &cx.draft.settings, layers);
+        let row = Layers::new(graph, cx.draft).row(RowKind::Layer(0), layers);
         ui.horizontal(|ui| {
             ui.set_min_height(crate::app::theme::ROW_HEIGHT);
             let Some(row) = row else {
@@ -130,18 +131,8 @@ fn selection_controls_ui(cx: &ViewContext<'_>, graph: &ModelGraph, row: &Row, ui
     if let Some(format) = weights_ui(cx, graph, row, words.selection_name, ui) {
         set(edits::changed(recipe, graph, &row.layers, LayerChange::Weights(format)));
     }
-    ui.spacing_mut().slider_width = 72.0;
-    let mixed = row.percent.same().is_none();
-    let mut percent = row.percent.same().unwrap_or(0.0);
-    let slider = Slider::new(&mut percent, 0.0..=95.0)
-        .step_by(1.0)
-        .custom_formatter(move |value, _| percent_text(value, mixed, words.mixed));
-    let response =
-        ui.add(slider.update_while_editing(false)).accessible_name((words.sparsity_name)(words.selection_name));
-    if response.changed() {
-        set(edits::pruned(recipe, graph, &row.layers, percent));
-    }
-    response.on_hover_text(words.sparsity_note);
+    let width = (ui.available_width() - 62.0).clamp(72.0, 160.0);
+    methods::button_ui(cx, graph, row, words.selection_name, width, ui);
     if ui.button(words.reset).clicked() {
         set(edits::changed(recipe, graph, &row.layers, LayerChange::Reset));
     }
@@ -155,30 +146,18 @@ pub(super) fn weights_ui(
     name: &str,
     ui: &mut Ui,
 ) -> Option<WeightFormat> {
-    let pruned = row.percent.same() != Some(0.0);
-    let legality = |format: WeightFormat| {
-        legality(row.layers.iter().map(|&index| &graph.layers[index]), cx.device, format, pruned)
-    };
+    let choices = Choices::new(cx, graph, &row.layers);
     let menu = FormatMenu {
         name: &(cx.words.recipe.weights_name)(name),
         current: row.weights.same(),
+        status: choices.now(),
         width: super::table::WEIGHTS_WIDTH - 4.0,
-        legality: &legality,
+        legality: &|format| choices.after(LayerChange::Weights(format)),
+        fp8_heading: cx.words.methods.fp8_heading,
         words: &cx.words.recipe,
         theme: cx.theme,
     };
     menu.ui(ui)
-}
-
-/// A sparsity in a control: `30`, or the word for settings that differ.
-pub(super) fn percent_text(value: f64, mixed: bool, word: &str) -> String {
-    if mixed && value == 0.0 {
-        word.to_owned()
-    } else if value.fract() == 0.0 {
-        crate::units::count(value as u64)
-    } else {
-        crate::units::significant(value, 3)
-    }
 }
 
 fn is_attention(role: LayerRole) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{LayerPath, ModelGraph};
-use crate::recipe::{LayerChange, LayerSettings, Recipe, Sparsity, WeightFormat};
+use crate::recipe::{LayerChange, LayerSettings, Recipe, WeightFormat};
 
 /// Settings of layers that were switched off, to be given back when they are switched on.
 pub(super) type Remembered = BTreeMap<LayerPath, LayerSettings>;
@@ -14,12 +14,6 @@ const FALLBACK: WeightFormat = WeightFormat::Q8_0;
 /// The recipe with `change` made to the layers at these positions.
 pub(super) fn changed(recipe: &Recipe, graph: &ModelGraph, layers: &[usize], change: LayerChange) -> Recipe {
     named_after(recipe, recipe.with_change(graph, &paths(graph, layers), change))
-}
-
-/// The recipe with these layers at this sparsity, in per cent.
-pub(super) fn pruned(recipe: &Recipe, graph: &ModelGraph, layers: &[usize], percent: f64) -> Recipe {
-    let fraction = (percent / 100.0).clamp(0.0, Sparsity::MAX_FRACTION);
-    changed(recipe, graph, layers, LayerChange::Sparsity(Some(Sparsity::magnitude(fraction))))
 }
 
 /// The recipe with these layers as the checkpoint has them, or back at what they were.
@@ -34,7 +28,7 @@ pub(super) fn toggled(
     for &index in layers {
         let path = &graph.layers[index].path;
         if on {
-            let fallback = LayerSettings { weights: FALLBACK, sparsity: None };
+            let fallback = LayerSettings::of(FALLBACK);
             settings[index] = remembered.get(path).copied().unwrap_or(fallback);
         } else {
             if !settings[index].is_reference() {
@@ -43,7 +37,8 @@ pub(super) fn toggled(
             settings[index] = LayerSettings::default();
         }
     }
-    named_after(recipe, Recipe::from_settings(&recipe.name, graph, &settings))
+    let edited = Recipe::from_settings(&recipe.name, graph, &settings);
+    named_after(recipe, Recipe { default: edited.default, rules: edited.rules, ..recipe.clone() })
 }
 
 /// The paths of the layers at these positions.
@@ -52,7 +47,7 @@ pub(super) fn paths(graph: &ModelGraph, layers: &[usize]) -> BTreeSet<LayerPath>
 }
 
 /// An edited recipe is not what its name said: `q8_0` becomes `q8_0, edited`.
-fn named_after(before: &Recipe, mut after: Recipe) -> Recipe {
+pub(in crate::app::panels) fn named_after(before: &Recipe, mut after: Recipe) -> Recipe {
     const SUFFIX: &str = ", edited";
     if after.is_reference() {
         after.name = Recipe::reference().name;
@@ -68,6 +63,7 @@ fn named_after(before: &Recipe, mut after: Recipe) -> Recipe {
 mod tests {
     use super::*;
     use crate::model::fixtures::tiny_graph;
+    use crate::recipe::{KvCacheSettings, KvFormat, Sparsity};
 
     #[test]
     fn switching_off_and_on_gives_the_settings_back() {
@@ -78,6 +74,10 @@ mod tests {
         assert!(off.settings(&graph)[3].is_reference() && !off.settings(&graph)[4].is_reference());
         let on = toggled(&off, &graph, &[3, 5], true, &mut remembered);
         assert_eq!(on.settings(&graph), recipe.settings(&graph));
+        let cached =
+            Recipe { kv_cache: KvCacheSettings { keys: KvFormat::Q8_0, values: KvFormat::F16 }, ..recipe.clone() };
+        let off = toggled(&cached, &graph, &[3], false, &mut remembered);
+        assert_eq!(off.kv_cache, cached.kv_cache, "what holds for the whole model stays");
         let embedding = toggled(&recipe, &graph, &[0], true, &mut remembered);
         assert_eq!(embedding.settings(&graph)[0].weights, FALLBACK);
     }
@@ -87,9 +87,10 @@ mod tests {
         let graph = tiny_graph();
         let check = |name: &str, expected: &str| {
             let recipe = Recipe::uniform(name, WeightFormat::Q4_0, None);
-            let edited = pruned(&recipe, &graph, &[1], 50.0);
+            let pruned = LayerChange::Sparsity(Some(Sparsity::magnitude(0.5)));
+            let edited = changed(&recipe, &graph, &[1], pruned);
             assert_eq!(edited.name, expected);
-            assert_eq!(pruned(&edited, &graph, &[2], 50.0).name, expected);
+            assert_eq!(changed(&edited, &graph, &[2], pruned).name, expected);
         };
         check("4-bit", "4-bit, edited");
         check("reference", "draft");

@@ -1,7 +1,8 @@
 //! The recipe's table: embedding, blocks, layers; what each is made of and what it weighs.
 
 mod bar;
-mod edits;
+pub(super) mod edits;
+mod methods;
 mod rows;
 mod table;
 
@@ -9,13 +10,14 @@ use std::collections::BTreeSet;
 
 use egui::Ui;
 
+use crate::app::command::{Command, DialogKind};
 use crate::app::context::ViewContext;
 use crate::app::panels::Panel;
 use crate::device::DeviceSpec;
 use crate::model::{Fingerprint, ModelGraph};
-use crate::recipe::{Recipe, presets};
+use crate::recipe::{Problem, Recipe, presets};
 use edits::Remembered;
-use rows::{Row, RowKind};
+use rows::{Layers, Row, RowKind};
 
 /// Models with more blocks begin with all of them closed.
 const OPEN_BLOCKS: usize = 8;
@@ -92,7 +94,7 @@ impl RecipePanel {
             closed: self.closed.clone(),
         };
         if self.cache.as_ref().is_none_or(|(cached, _)| *cached != key) {
-            let rows = rows::rows(graph, &cx.draft.settings, &self.closed, &self.filter);
+            let rows = Layers::new(graph, cx.draft).rows(&self.closed, &self.filter);
             self.cache = Some((key, rows));
         }
     }
@@ -102,8 +104,8 @@ impl RecipePanel {
     }
 }
 
-/// Every problem of the recipe on this model and device, each with its layer.
-fn issues_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
+/// Every problem of the recipe on this model and device, each with its layer, and what solves it where a click does.
+pub(in crate::app::panels) fn issues_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
     let Some(Err(issues)) = &cx.draft.plan else { return };
     egui::Panel::bottom("issues").resizable(false).show_separator_line(true).show(ui, |ui| {
         let heading = (cx.words.recipe.issues)(issues.len());
@@ -111,6 +113,9 @@ fn issues_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
         egui::ScrollArea::vertical().max_height(76.0).auto_shrink([false, true]).show(ui, |ui| {
             for issue in issues {
                 ui.add(egui::Label::new(egui::RichText::new(issue.to_string()).small()).wrap());
+                if issue.problem == Problem::NoCalibration && ui.button(cx.words.whole.choose_text).clicked() {
+                    cx.send(Command::Dialog(DialogKind::OpenCalibration));
+                }
             }
         });
     });

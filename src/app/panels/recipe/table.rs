@@ -1,9 +1,10 @@
 //! The table itself: one row a block or layer; only the visible ones are built.
 
-use egui::{Align, Checkbox, DragValue, Label, Layout, RichText, Sense, TextStyle, Ui};
+use egui::{Align, Checkbox, Label, Layout, RichText, Sense, TextStyle, Ui};
 use egui_extras::{Column, TableBuilder, TableRow};
 
-use super::bar::{percent_text, weights_ui};
+use super::bar::weights_ui;
+use super::methods;
 use super::rows::{Row, RowKind};
 use super::{RecipePanel, edits};
 use crate::app::command::Command;
@@ -15,8 +16,18 @@ use crate::recipe::{LayerChange, Recipe};
 /// Width of the column of formats, in points.
 pub(super) const WEIGHTS_WIDTH: f32 = 116.0;
 
+/// Width of the column of methods where the tile is wide, and where it is not.
+const WIDE_METHODS: f32 = 220.0;
+const NARROW_METHODS: f32 = 96.0;
+
+/// Width of the other columns with a short name of a layer, and of the gaps, without shapes.
+const OTHER_COLUMNS: f32 = 354.0;
+
+/// Width of the column of shapes: `768×288 → 576×288`.
+const SHAPE_WIDTH: f32 = 134.0;
+
 /// Below this width the shape is left to the layer's hover text.
-const SHAPE_FROM: f32 = 480.0;
+const SHAPE_FROM: f32 = 760.0;
 
 impl RecipePanel {
     /// The table with its header.
@@ -28,6 +39,9 @@ impl RecipePanel {
             return;
         }
         let with_shape = ui.available_width() >= SHAPE_FROM;
+        let rest = ui.available_width() - OTHER_COLUMNS;
+        let roomy = rest.min(NARROW_METHODS).max(0.6 * rest).clamp(56.0, WIDE_METHODS);
+        let methods_width = if with_shape { WIDE_METHODS } else { roomy };
         ui.spacing_mut().item_spacing.x = 6.0;
         let rows = std::mem::take(&mut self.cache);
         let mut table = TableBuilder::new(ui)
@@ -39,11 +53,11 @@ impl RecipePanel {
             .column(Column::exact(22.0))
             .column(Column::remainder().at_least(76.0).clip(true));
         if with_shape {
-            table = table.column(Column::exact(70.0));
+            table = table.column(Column::exact(SHAPE_WIDTH));
         }
         let table = table
             .column(Column::exact(WEIGHTS_WIDTH))
-            .column(Column::exact(50.0))
+            .column(Column::exact(methods_width))
             .column(Column::exact(62.0))
             .column(Column::exact(38.0));
         let table = table.header(HEADER_HEIGHT, |mut header| header_ui(cx, with_shape, &mut header));
@@ -81,7 +95,10 @@ impl RecipePanel {
                 send(cx, edits::changed(&cx.draft.recipe, graph, &row.layers, change));
             }
         });
-        table_row.col(|ui| sparsity_ui(cx, graph, row, &name, ui));
+        table_row.col(|ui| {
+            let width = ui.available_width() - 2.0;
+            methods::button_ui(cx, graph, row, &name, width, ui);
+        });
         table_row.col(|ui| number_ui(ui, row.bytes.map(crate::units::bytes), cx));
         table_row.col(|ui| number_ui(ui, row.bits.map(|bits| crate::units::significant(bits, 3)), cx));
         let response = table_row.response();
@@ -151,14 +168,14 @@ impl RecipePanel {
                 let (indent, text) = match layer.role {
                     LayerRole::Embedding => (0.0, cx.words.recipe.embedding),
                     LayerRole::Head => (0.0, cx.words.recipe.head),
-                    _ => (20.0, layer.short_name()),
+                    _ => (14.0, layer.short_name()),
                 };
                 ui.add_space(indent);
-                let [rows, columns] = layer.shape;
+                let shape = shape_text(layer.shape, row.shape);
                 name_ui(ui, Label::new(text), name)
                     .on_hover_ui(|ui| {
                         ui.label(RichText::new(name).monospace());
-                        ui.label((cx.words.recipe.layer_note)(&format!("{rows} × {columns}"), layer.stored.name()));
+                        ui.label((cx.words.recipe.layer_note)(&shape, layer.stored.name()));
                     })
                     .clicked()
             }
@@ -187,7 +204,8 @@ fn header_ui(cx: &ViewContext<'_>, with_shape: bool, header: &mut TableRow<'_, '
         left(words.shape);
     }
     left(words.weights);
-    for name in [words.sparse, words.bytes, words.bits] {
+    left(cx.words.methods.column);
+    for name in [words.bytes, words.bits] {
         header.col(|ui| {
             ui.with_layout(Layout::right_to_left(Align::Center), |ui| ui.label(text(name)));
         });
@@ -196,29 +214,18 @@ fn header_ui(cx: &ViewContext<'_>, with_shape: bool, header: &mut TableRow<'_, '
 
 fn shape_ui(cx: &ViewContext<'_>, graph: &ModelGraph, row: &Row, ui: &mut Ui) {
     if let RowKind::Layer(index) = row.kind {
-        let [rows, columns] = graph.layers[index].shape;
-        let text = RichText::new(format!("{rows}×{columns}")).text_style(TextStyle::Monospace).size(11.0);
-        ui.add(Label::new(text.color(cx.theme.text_weak)).truncate());
+        let text = RichText::new(shape_text(graph.layers[index].shape, row.shape));
+        ui.add(Label::new(text.text_style(TextStyle::Monospace).size(11.0).color(cx.theme.text_weak)).truncate());
     }
 }
 
-fn sparsity_ui(cx: &ViewContext<'_>, graph: &ModelGraph, row: &Row, name: &str, ui: &mut Ui) {
-    let words = &cx.words.recipe;
-    let mixed = row.percent.same().is_none();
-    ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
-        let mut percent = row.percent.same().unwrap_or(0.0);
-        let drag = DragValue::new(&mut percent)
-            .range(0.0..=95.0)
-            .speed(0.5)
-            .max_decimals(1)
-            .update_while_editing(false)
-            .custom_formatter(move |value, _| percent_text(value, mixed, words.mixed));
-        let response = ui.add(drag).accessible_name((words.sparsity_name)(name));
-        if response.changed() {
-            send(cx, edits::pruned(&cx.draft.recipe, graph, &row.layers, percent));
-        }
-        response.on_hover_text(words.sparsity_note);
-    });
+/// `768×288`, `768×288 → 576×288` after structural pruning, `768×288 → —` where the layer is removed.
+fn shape_text([rows, columns]: [usize; 2], after: Option<[usize; 2]>) -> String {
+    match after {
+        Some(after) if after == [rows, columns] => format!("{rows}×{columns}"),
+        Some([left, right]) => format!("{rows}×{columns} → {left}×{right}"),
+        None => format!("{rows}×{columns} → —"),
+    }
 }
 
 fn number_ui(ui: &mut Ui, number: Option<String>, cx: &ViewContext<'_>) {

@@ -5,7 +5,7 @@ use egui::{Panel, ProgressBar, RichText, Ui};
 use crate::app::actions;
 use crate::app::context::ViewContext;
 use crate::app::theme::Mark;
-use crate::study::EndReason;
+use crate::study::{EndReason, Phase};
 use crate::units;
 
 /// Trials named before "and so many more".
@@ -65,6 +65,26 @@ fn planned_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
     }
 }
 
+/// While a variant is made: what its layers lost so far, and how long this step still takes.
+fn step_ui(cx: &ViewContext<'_>, (phase, done, total): (Phase, u32, u32), ui: &mut Ui) {
+    let (words, live) = (&cx.words.compression, &cx.study.live);
+    if !matches!(phase, Phase::Calibrate | Phase::Compress) {
+        return;
+    }
+    if let Some(error) = live.mean_layer_error() {
+        ui.label(RichText::new((words.error_so_far)(&units::significant(error, 3))).small().color(cx.theme.text_weak));
+    }
+    let began = live.phases.iter().rev().find(|(_, begun)| *begun == phase).map(|(at, _)| *at);
+    if let (Some(began), Some((now, _))) = (began, live.memory.last())
+        && done > 0
+    {
+        let spent = now.saturating_sub(began) as f64 / 1000.0;
+        let left = spent / f64::from(done) * f64::from(total.saturating_sub(done));
+        let text = (words.step_left)(&units::duration(left));
+        ui.label(RichText::new(text).small().color(cx.theme.text_weak));
+    }
+}
+
 fn running_ui(cx: &ViewContext<'_>, status: crate::session::RunStatus, ui: &mut Ui) {
     let words = &cx.words.sweep;
     let fraction = status.done as f32 / status.total.max(1) as f32;
@@ -73,6 +93,7 @@ fn running_ui(cx: &ViewContext<'_>, status: crate::session::RunStatus, ui: &mut 
     ui.horizontal_wrapped(|ui| {
         if let Some((phase, done, total)) = cx.study.live.progress {
             ui.label((words.phase)(words.phase_name(phase), done, total));
+            step_ui(cx, (phase, done, total), ui);
         }
         let left = status.remaining_secs.map(|left| (cx.words.toolbar.left)(&units::duration(left)));
         let elapsed = (words.elapsed)(&units::duration(status.elapsed_secs));

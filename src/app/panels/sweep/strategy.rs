@@ -8,7 +8,7 @@ use super::{row_ui, rows_ui};
 use crate::app::context::ViewContext;
 use crate::app::sweep::{SweepKind, SweepSettings, SweepTarget};
 use crate::model::LayerRole;
-use crate::recipe::{Recipe, WeightFormat};
+use crate::recipe::{Recipe, Rounding, SparsityMethod, WeightFormat};
 
 /// The sparsities of a grid that can be ticked, in per cent.
 const PERCENTS: [u8; 8] = [0, 10, 20, 30, 40, 50, 60, 70];
@@ -43,10 +43,13 @@ pub(super) fn ui(
             row_ui(words.formats, ui, |ui| formats_ui(cx, settings, formats, ui));
         }
         if settings.kind == SweepKind::Grid {
+            row_ui(words.roundings, ui, |ui| roundings_ui(cx, settings, ui));
             row_ui(words.sparsities, ui, |ui| percents_ui(cx, settings, ui));
+            row_ui(words.pruned_by, ui, |ui| methods_ui(cx, settings, ui));
         }
         if settings.kind == SweepKind::LadderSparsity {
             row_ui(words.sparsities, ui, |ui| ladder_ui(cx, settings, ui));
+            row_ui(words.pruned_by, ui, |ui| ladder_method_ui(cx, settings, ui));
         }
         if !matches!(settings.kind, SweepKind::ThisRecipe | SweepKind::Presets) {
             row_ui(words.layers, ui, |ui| target_ui(cx, settings, ui));
@@ -79,6 +82,47 @@ fn formats_ui(cx: &ViewContext<'_>, settings: &mut SweepSettings, formats: &[Wei
         }
     });
     shown.response.accessible_name(words.formats);
+}
+
+/// Ways of rounding, any number of them; none stands for the recipe's own.
+fn roundings_ui(cx: &ViewContext<'_>, settings: &mut SweepSettings, ui: &mut Ui) {
+    ui.spacing_mut().item_spacing.x = 2.0;
+    let words = cx.words;
+    for (rounding, note) in Rounding::all().into_iter().zip(words.methods.rounding_note) {
+        let name = rounding.name();
+        let ticked = settings.roundings.contains(name);
+        let button = Button::selectable(ticked, RichText::new(name).monospace());
+        let response = ui.add(button).accessible_name(format!("{} {name}", words.methods.rounding));
+        if response.on_hover_text(note).clicked() {
+            toggle(&mut settings.roundings, name.to_owned(), !ticked);
+        }
+    }
+    if settings.roundings.is_empty() {
+        ui.label(RichText::new(words.sweep.as_recipe).small().color(cx.theme.text_weak));
+    }
+}
+
+fn methods_ui(cx: &ViewContext<'_>, settings: &mut SweepSettings, ui: &mut Ui) {
+    ui.spacing_mut().item_spacing.x = 2.0;
+    for (method, note) in SparsityMethod::ALL.into_iter().zip(cx.words.methods.sparsity_note) {
+        let ticked = settings.sparsity_methods.contains(&method);
+        let button = Button::selectable(ticked, RichText::new(method.name()).monospace());
+        let response = ui.add(button).accessible_name(format!("{} {}", cx.words.methods.sparsity, method.name()));
+        if response.on_hover_text(note).clicked() {
+            toggle(&mut settings.sparsity_methods, method, !ticked);
+        }
+    }
+}
+
+fn ladder_method_ui(cx: &ViewContext<'_>, settings: &mut SweepSettings, ui: &mut Ui) {
+    ui.spacing_mut().item_spacing.x = 2.0;
+    for (method, note) in SparsityMethod::ALL.into_iter().zip(cx.words.methods.sparsity_note) {
+        let button = Button::selectable(settings.ladder_method == method, RichText::new(method.name()).monospace());
+        let response = ui.add(button).accessible_name(format!("{} {}", cx.words.methods.sparsity, method.name()));
+        if response.on_hover_text(note).clicked() {
+            settings.ladder_method = method;
+        }
+    }
 }
 
 fn percents_ui(cx: &ViewContext<'_>, settings: &mut SweepSettings, ui: &mut Ui) {

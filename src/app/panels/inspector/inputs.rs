@@ -1,0 +1,141 @@
+//! Which channels of the input are large.
+
+use egui::{RichText, Ui, vec2};
+use egui_plot::{GridMark, Line, PlotPoint, PlotPoints};
+
+use super::{Section, Shown, calibration, choice_ui, missing_ui, title_ui};
+use crate::app::command::{Command, DialogKind};
+use crate::app::plots::decimate::min_max;
+use crate::app::plots::paint::{self, line_legend, quiet};
+use crate::model::LayerPath;
+use crate::units::{count, significant};
+use crate::worker::inspection::InputRanges;
+
+/// Smaller magnitudes are drawn at this one.
+const FLOOR: f64 = 1e-6;
+
+/// In which order channels are drawn, and their curves.
+#[derive(Default)]
+pub(super) struct InputsView {
+    by_channel: bool,
+    cache: Option<((LayerPath, u64), bool, Curves)>,
+}
+
+/// Decimal logarithms over the place of a channel.
+struct Curves {
+    largest: Vec<PlotPoint>,
+    typical: Vec<PlotPoint>,
+}
+
+impl Curves {
+    fn new(inputs: &InputRanges, by_channel: bool) -> Self {
+        let curve = |values: &[f64]| {
+            let mut values = values.to_vec();
+            if !by_channel {
+                values.sort_by(|a, b| b.total_cmp(a));
+            }
+            let points = values.iter().enumerate();
+            let points = points.map(|(at, value)| PlotPoint::new(at as f64, value.max(FLOOR).log10())).collect();
+            min_max(points, 2_000)
+        };
+        Self { largest: curve(&inputs.max_abs), typical: curve(&inputs.mean_abs) }
+    }
+}
+
+impl InputsView {
+    /// Returns whether the user asked for calibrated inputs.
+    pub(super) fn ui(&mut self, shown: &Shown<'_>, ui: &mut Ui) -> bool {
+        match &shown.inspection.view.inputs {
+            Some(Ok(inputs)) => self.inputs_ui(shown, inputs, ui),
+            Some(Err(reason)) => {
+                title_ui(ui, shown, Section::Inputs, |_| {});
+                missing_ui(ui, shown, shown.cx.words.inspector.not_calibrated, reason);
+            }
+            None => {
+                title_ui(ui, shown, Section::Inputs, |_| {});
+                if shown.inspection.request.calibration.is_none() {
+                    return offer_ui(ui, shown);
+                }
+                missing_ui(ui, shown, shown.cx.words.inspector.not_calibrated, "");
+            }
+        }
+        false
+    }
+
+    fn inputs_ui(&mut self, shown: &Shown<'_>, inputs: &InputRanges, ui: &mut Ui) {
+        let words = &shown.cx.words.inspector;
+        title_ui(ui, shown, Section::Inputs, |ui| {
+            choice_ui(ui, &mut self.by_channel, false, words.sorted, words.order);
+            choice_ui(ui, &mut self.by_channel, true, words.by_channel, words.order);
+        });
+        let by_channel = self.by_channel;
+        if self.cache.as_ref().is_none_or(|(key, order, _)| *key != shown.key() || *order != by_channel) {
+            self.cache = Some((shown.key(), by_channel, Curves::new(inputs, by_channel)));
+        }
+        let Some((.., curves)) = &self.cache else { return };
+        let tokens = shown.cx.theme;
+        let y_axis = paint::y_axis(tokens).formatter(|mark: GridMark, _: &_| significant(10_f64.powf(mark.value), 2));
+        let plot = paint::plot("inputs", tokens)
+            .allow_double_click_reset(true)
+            .height((ui.available_height() - 18.0).max(60.0))
+            .set_margin_fraction(vec2(0.01, 0.06))
+            .custom_x_axes(vec![paint::x_axis(tokens)])
+            .custom_y_axes(vec![y_axis]);
+        let plotted = plot.show(ui, |plot_ui| {
+            let line = |points| Line::new("", PlotPoints::Borrowed(points)).width(1.6).allow_hover(false);
+            plot_ui.line(line(&curves.typical).color(tokens.reference));
+            plot_ui.line(line(&curves.largest).color(tokens.variant));
+        });
+        let frame = *plotted.transform.frame();
+        let response = plotted.response.accessible_name(words.inputs_plot);
+        let painter = ui.painter().with_clip_rect(response.rect);
+        let at = frame.right_top() + vec2(-100.0, 4.0);
+        let at = line_legend(&painter, at, tokens.variant, words.largest, tokens);
+        line_legend(&painter, at, tokens.reference, words.typical, tokens);
+        let largest = inputs.max_abs.iter().copied().fold(0.0, f64::max);
+        let text = format!("{} {} · n = {}", words.largest, significant(largest, 3), count(inputs.n_tokens));
+        ui.label(quiet(text, tokens));
+    }
+}
+
+/// Why there is nothing, and the button that changes it. Returns whether it was clicked.
+fn offer_ui(ui: &mut Ui, shown: &Shown<'_>) -> bool {
+    let (words, tokens) = (&shown.cx.words.inspector, shown.cx.theme);
+    let text = calibration(shown.cx).and_then(|calibration| calibration.data);
+    let mut is_wanted = false;
+    ui.vertical_centered(|ui| {
+        ui.add_space((ui.available_height() * 0.5 - 46.0).max(4.0));
+        ui.label(RichText::new(words.not_calibrated).strong().color(tokens.text));
+        ui.allocate_ui_with_layout(
+            vec2(ui.available_width().min(300.0), 0.0),
+            egui::Layout::top_down(egui::Align::Center),
+            |ui| ui.label(quiet(words.not_calibrated_hint, tokens)),
+        );
+        match text {
+            Some(path) => {
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                let button = ui.button(words.calibrate).on_hover_text((words.calibrate_hint)(&name));
+                is_wanted = button.clicked();
+            }
+            None => {
+                if ui.button(shown.cx.words.commands.open_calibration).clicked() {
+                    shown.cx.send(Command::Dialog(DialogKind::OpenCalibration));
+                }
+            }
+        }
+    });
+    is_wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_are_sorted_or_stay() {
+        let inputs = InputRanges { n_tokens: 3, max_abs: vec![1.0, 100.0, 0.0], mean_abs: vec![0.1, 10.0, 0.0] };
+        let y = |points: &[PlotPoint]| points.iter().map(|point| point.y.round()).collect::<Vec<_>>();
+        assert_eq!(y(&Curves::new(&inputs, false).largest), [2.0, 0.0, -6.0]);
+        assert_eq!(y(&Curves::new(&inputs, true).typical), [-1.0, 1.0, -6.0]);
+    }
+}
