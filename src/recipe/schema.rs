@@ -394,6 +394,18 @@ mod tests {
     }
 
     #[test]
+    fn every_example_of_the_guide_is_a_recipe() {
+        let guide = include_str!("../../RECIPES.md");
+        let examples: Vec<&str> =
+            guide.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert_eq!(examples.len(), 5);
+        for example in examples {
+            let recipe = Recipe::from_toml(&format!("format_version = 1\n{example}"));
+            assert!(!recipe.unwrap_or_else(|error| panic!("{error}\n{example}")).is_reference(), "{example}");
+        }
+    }
+
+    #[test]
     fn unknown_fields_and_newer_versions_are_refused() {
         let check = |text: &str, expected: &str| {
             let message = Recipe::from_toml(text).unwrap_err().to_string();

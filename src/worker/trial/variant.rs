@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::recipe::{BlockCut, BlockPart, BlockScore, Plan, Recipe};
+use crate::model::{Layer, ModelGraph};
+use crate::recipe::{BlockCut, BlockPart, BlockScore, LayerPlan, Plan, Recipe};
 use crate::runtime::{CalibrationText, MadeLayer, Variant, Watch};
 use crate::study::{
     CalibrationReport, Caution, CompressionReport, Failure, LayerReport, Measurements, Memory, Phase, StudyEvent,
@@ -45,6 +46,7 @@ impl Open {
         };
         let variant = variant.map_err(failure)?;
         notes.extend(variant.notes.iter().cloned());
+        notes.extend(made_whole(&plan, self.store.checkpoint().graph()));
         let report = report(&variant, text.as_ref(), &plan, notes);
         let cautions = cautions(&variant, text.as_deref());
         Ok(Built { plan, variant, report, cautions })
@@ -65,6 +67,20 @@ impl Open {
         let measurements = measurements(&plan, &variant, report, conditions);
         Ok((measurements, cautions))
     }
+}
+
+/// What the reader must know where layers that the checkpoint has as thin factors, or shares, are made anew: each then has
+/// a whole tensor of its own, which may be larger.
+fn made_whole(plan: &Plan, graph: &ModelGraph) -> Option<String> {
+    let is_compact = |layer: &Layer| layer.rank.is_some() || layer.shared_with.is_some();
+    let is_anew = |planned: &LayerPlan, layer: &Layer| {
+        planned.shape.is_some() && (planned.shape != Some(layer.shape) || !planned.settings.is_reference())
+    };
+    let layers = plan.layers.iter().zip(&graph.layers);
+    let n = layers.filter(|(planned, layer)| is_compact(layer) && is_anew(planned, layer)).count();
+    (n > 0).then(|| {
+        format!("{n} layers that the checkpoint has as thin factors or shares are whole tensors of their own here")
+    })
 }
 
 /// What is known of a variant before anything is measured.
@@ -217,5 +233,26 @@ impl Watch for TrialWatch<'_> {
             output_error: layer.output_error,
             from_database: layer.was_kept,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{DeviceInfo, DeviceSpec};
+    use crate::model::LayerRole;
+    use crate::model::fixtures::tiny_graph;
+    use crate::recipe::WeightFormat;
+
+    #[test]
+    fn compact_layers_that_become_whole_are_told() {
+        let mut graph = tiny_graph();
+        graph.layers.iter_mut().filter(|layer| layer.role == LayerRole::UpProj).for_each(|layer| layer.rank = Some(8));
+        let spec = DeviceSpec::Cpu { threads: 1 };
+        let device = DeviceInfo { spec, name: String::new(), memory_bytes: None, unavailable: None };
+        let told = |recipe: &Recipe| made_whole(&recipe.resolve(&graph, &device).unwrap(), &graph);
+        assert_eq!(told(&Recipe::reference()), None);
+        let q8_0 = told(&Recipe::uniform("x", WeightFormat::Q8_0, None)).unwrap();
+        assert!(q8_0.starts_with("2 layers"), "{q8_0}");
     }
 }
