@@ -114,8 +114,8 @@ fn recipes_that_take_nothing_away_leave_the_logits_unchanged() {
             "[default]\nsparsity = { method = \"sparsegpt\", fraction = 1e-9 }",
             "[default]\nlow_rank = { method = \"whitened\", energy = 1.0 }",
             "[default]\nlow_rank = { method = \"svd\", energy = 1.0 }\n[calibration]\npolicy = \"dense\"",
-            "[structure.ffn]\nfraction = 0.001",
-            "[structure.heads]\nfraction = 0.001",
+            "[structure.ffn]\nfraction = 0.0",
+            "[structure.heads]\nfraction = 0.0",
             if toy.config.n_kv_heads == 2 { tie } else { "" },
         ];
         for recipe in recipes {
