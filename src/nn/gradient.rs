@@ -11,7 +11,7 @@ use crate::nn::rotary::Angles;
 use crate::nn::{Attention, Block, Linear, Llama, Mlp, NnError};
 
 /// Positions whose logits exist at the same time.
-const CHUNK: usize = 128;
+const CHUNK: usize = 64;
 
 /// |∂ loss / ∂ gate| of one window, for gates of 1 on attention heads and channels of the MLP.
 ///
@@ -82,17 +82,24 @@ impl Pass<'_> {
     /// ∂ loss / ∂ hidden of the hidden state (seq, hidden) after the last block.
     fn loss_gradient(&self, hidden: &Tensor, tokens: &[u32]) -> Result<Tensor, NnError> {
         let parts = self.model.parts();
-        let head = dense(parts.head.as_ref().unwrap_or(&parts.embedding), hidden.device())?.t()?;
+        let head = dense(parts.head.as_ref().unwrap_or(&parts.embedding), hidden.device())?;
         let (seq, width) = hidden.dims2()?;
         let mut gradients = Vec::new();
         for first in (0..seq - 1).step_by(CHUNK) {
             let len = CHUNK.min(seq - 1 - first);
             let chunk = Var::from_tensor(&hidden.narrow(0, first, len)?.contiguous()?)?;
-            let logits = self.norm(chunk.as_tensor(), &parts.final_norm)?.matmul(&head)?;
-            let targets = Tensor::new(&tokens[first + 1..=first + len], hidden.device())?.unsqueeze(1)?;
-            let likelihood = candle_nn::ops::log_softmax(&logits, D::Minus1)?.gather(&targets, 1)?;
-            let loss = (likelihood.sum_all()? * (-1.0 / (seq - 1) as f64))?;
-            gradients.push(gradient(&loss.backward()?, &chunk)?);
+            let normed = self.norm(chunk.as_tensor(), &parts.final_norm)?;
+            // ∂ loss / ∂ logits is softmax − target over the count. Written out, so that no gradient of the head's weights,
+            // the largest matrix of the model, is made on the way.
+            let logits = normed.detach().matmul(&head.t()?)?;
+            let mut rows: Vec<Vec<f32>> = candle_nn::ops::softmax(&logits, D::Minus1)?.to_vec2()?;
+            drop(logits);
+            for (row, target) in rows.iter_mut().zip(&tokens[first + 1..=first + len]) {
+                row[*target as usize] -= 1.0;
+            }
+            let upstream = (Tensor::new(rows, hidden.device())?.matmul(&head)? * (1.0 / (seq - 1) as f64))?;
+            let found = (normed * upstream)?.sum_all()?.backward()?;
+            gradients.push(gradient(&found, &chunk)?);
         }
         // The last token predicts nothing.
         gradients.push(Tensor::zeros((1, width), hidden.dtype(), hidden.device())?);
