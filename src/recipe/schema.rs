@@ -283,7 +283,7 @@ impl Recipe {
             && self.structure.is_empty()
             && self.sharing.is_empty()
             && self.kv_cache.is_default()
-            && self.attention.window.is_none()
+            && self.attention.is_default()
     }
 }
 
