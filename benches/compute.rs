@@ -2,7 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use trimtab::compress::{Job, compress, keep_mask};
-use trimtab::kernels::{Panels, divergence};
+use trimtab::kernels::{Activations, BlockType, Blocks, Floats, divergence, quantize};
 use trimtab::model::StoredFormat;
 use trimtab::recipe::{Group, IntFormat, LayerSettings, Sparsity, WeightFormat};
 
@@ -10,19 +10,32 @@ fn values(n: usize) -> Vec<f32> {
     (0..n).map(|i| ((i as f32 * 12.9898).sin() * 43_758.547).fract() * 0.1).collect()
 }
 
-/// One thread; elements are multiply-adds.
+/// All threads; elements are multiply-adds.
 fn products(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("f32 product, one thread");
-    for (rows, n_outputs, n_inputs) in [(1, 32_000, 288), (64, 32_000, 288), (256, 768, 288), (256, 288, 768)] {
-        let panels = Panels::pack(&values(n_outputs * n_inputs), n_outputs, n_inputs);
-        let x = values(rows * n_inputs);
-        let mut y = vec![0.0; rows * n_outputs];
+    for (rows, n_outputs, n_inputs) in [(1, 32_000, 288), (1, 2048, 2048), (256, 768, 288), (256, 2048, 2048)] {
+        let mut group = criterion.benchmark_group(format!("{rows}x{n_inputs}x{n_outputs}"));
         group.throughput(Throughput::Elements((rows * n_outputs * n_inputs) as u64));
-        group.bench_function(BenchmarkId::from_parameter(format!("{rows}x{n_inputs}x{n_outputs}")), |bencher| {
-            bencher.iter(|| if rows == 1 { panels.multiply_row(&x, 0, &mut y) } else { panels.multiply(&x, &mut y) });
-        });
+        let weights = values(n_outputs * n_inputs);
+        let (mut x, mut y) = (Activations::default(), vec![0.0; rows * n_outputs]);
+        x.start(rows, n_inputs).copy_from_slice(&values(rows * n_inputs));
+        let floats = Floats::f32(&weights, n_outputs, n_inputs);
+        group.bench_function("f32", |bencher| bencher.iter(|| floats.multiply(x.values(), &mut y)));
+        let half: Vec<half::f16> = weights.iter().map(|weight| half::f16::from_f32(*weight)).collect();
+        let floats = Floats::f16(&half, n_outputs, n_inputs);
+        group.bench_function("f16", |bencher| bencher.iter(|| floats.multiply(x.values(), &mut y)));
+        for kind in BlockType::ALL {
+            if n_inputs % kind.block_len() != 0 {
+                continue;
+            }
+            let mut bytes = vec![0; weights.len() / kind.block_len() * kind.block_bytes()];
+            quantize(kind, &weights, n_inputs, &mut bytes);
+            let blocks = Blocks::pack(kind, &bytes, n_outputs, n_inputs);
+            group.bench_function(BenchmarkId::from_parameter(kind.name()), |bencher| {
+                bencher.iter(|| blocks.multiply(&mut x, &mut y));
+            });
+        }
+        group.finish();
     }
-    group.finish();
 }
 
 fn scoring(criterion: &mut Criterion) {

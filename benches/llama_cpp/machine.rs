@@ -1,6 +1,7 @@
 //! What the figures were taken on.
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+use trimtab::kernels::Isa;
 
 /// Processor, cores, threads in use, instruction set and memory, in one line.
 pub(crate) fn line(threads: u16) -> String {
@@ -14,25 +15,5 @@ pub(crate) fn line(threads: u16) -> String {
     let cores = if n_cores == 1 { "core" } else { "cores" };
     let in_use = if threads == 1 { "thread" } else { "threads" };
     let memory = gib.unwrap_or_default();
-    format!("{brand}, {n_cores} {cores}, {threads} {in_use}, {}{memory}", instruction_set())
-}
-
-/// The widest vector instructions of this processor.
-#[cfg(target_arch = "x86_64")]
-fn instruction_set() -> &'static str {
-    if is_x86_feature_detected!("avx512vnni") {
-        "AVX-512 VNNI"
-    } else if is_x86_feature_detected!("avx512f") {
-        "AVX-512"
-    } else if is_x86_feature_detected!("avx2") {
-        "AVX2"
-    } else {
-        "SSE2"
-    }
-}
-
-/// The architecture: what it always has.
-#[cfg(not(target_arch = "x86_64"))]
-fn instruction_set() -> &'static str {
-    std::env::consts::ARCH
+    format!("{brand}, {n_cores} {cores}, {threads} {in_use}, {}{memory}", Isa::current().name())
 }

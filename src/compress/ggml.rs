@@ -1,35 +1,28 @@
-//! GGML block formats, through candle's quantizers.
-
-use std::borrow::Cow;
-
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
-use candle_core::{Device, Tensor};
-use rayon::prelude::*;
+//! GGML block formats.
 
 use crate::compress::{CompressError, PackedWeights};
+use crate::kernels::{BlockType, dequantize, quantize};
 use crate::model::GgmlType;
 
-/// candle's name of a block format.
-pub(crate) const fn candle_type(format: GgmlType) -> GgmlDType {
+/// The kernels' name of a block format.
+pub(crate) const fn block_type(format: GgmlType) -> BlockType {
     match format {
-        GgmlType::Q4_0 => GgmlDType::Q4_0,
-        GgmlType::Q4_1 => GgmlDType::Q4_1,
-        GgmlType::Q5_0 => GgmlDType::Q5_0,
-        GgmlType::Q5_1 => GgmlDType::Q5_1,
-        GgmlType::Q8_0 => GgmlDType::Q8_0,
-        GgmlType::Q2k => GgmlDType::Q2K,
-        GgmlType::Q3k => GgmlDType::Q3K,
-        GgmlType::Q4k => GgmlDType::Q4K,
-        GgmlType::Q5k => GgmlDType::Q5K,
-        GgmlType::Q6k => GgmlDType::Q6K,
+        GgmlType::Q4_0 => BlockType::Q4_0,
+        GgmlType::Q4_1 => BlockType::Q4_1,
+        GgmlType::Q5_0 => BlockType::Q5_0,
+        GgmlType::Q5_1 => BlockType::Q5_1,
+        GgmlType::Q8_0 => BlockType::Q8_0,
+        GgmlType::Q2k => BlockType::Q2k,
+        GgmlType::Q3k => BlockType::Q3k,
+        GgmlType::Q4k => BlockType::Q4k,
+        GgmlType::Q5k => BlockType::Q5k,
+        GgmlType::Q6k => BlockType::Q6k,
     }
 }
 
 /// Packs `weights` into GGML blocks.
 ///
 /// - `weights`: (rows, `row_len`), row-major, finite
-///
-/// Rows are independent, so both cores work on bands of them; candle alone uses one.
 ///
 /// # Errors
 /// [`CompressError::RowLength`] if a row is not made of whole blocks, [`CompressError::Range`] beyond f16 scales.
@@ -58,17 +51,12 @@ pub(super) fn plain_blocks(weights: &[f32], row_len: usize, format: GgmlType) ->
         let name = format.name().to_owned();
         return Err(CompressError::RowLength { format: name, row_len, block_len: format.block_len() });
     }
-    let rows = weights.len() / row_len;
-    let band = rows.div_ceil(4 * rayon::current_num_threads()).max(1) * row_len;
-    let bands: Vec<Vec<u8>> = weights
-        .par_chunks(band)
-        .map(|band| {
-            let tensor = Tensor::from_slice(band, (band.len() / row_len, row_len), &Device::Cpu)?;
-            let packed = QTensor::quantize(&tensor, candle_type(format))?;
-            Ok(packed.data()?.into_owned())
-        })
-        .collect::<Result<_, candle_core::Error>>()?;
-    Ok(bands.concat())
+    if !weights.len().is_multiple_of(row_len) {
+        return Err(CompressError::Shape { len: weights.len(), rows: weights.len() / row_len, row_len });
+    }
+    let mut bytes = vec![0; weights.len() / format.block_len() * format.block_bytes()];
+    quantize(block_type(format), weights, row_len, &mut bytes);
+    Ok(bytes)
 }
 
 /// The f32 values of whole GGML blocks.
@@ -80,39 +68,69 @@ pub fn dequantize_ggml(format: GgmlType, bytes: &[u8]) -> Result<Vec<f32>, Compr
         let name = format.name().to_owned();
         return Err(CompressError::RowLength { format: name, row_len: bytes.len(), block_len: format.block_bytes() });
     }
-    let n = bytes.len() / format.block_bytes() * format.block_len();
-    // Owned: candle reinterprets the bytes as blocks, and a borrowed slice may not be aligned for them.
-    let storage = QStorage::from_data(Cow::Owned(bytes.to_vec()), &Device::Cpu, candle_type(format))?;
-    let tensor = QTensor::new(storage, (1, n))?;
-    Ok(tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+    let mut values = vec![0.0; bytes.len() / format.block_bytes() * format.block_len()];
+    dequantize(block_type(format), bytes, &mut values);
+    Ok(values)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn block_sizes_are_candles() {
-        for format in GgmlType::ALL {
-            assert_eq!(candle_type(format).block_size(), format.block_len(), "{}", format.name());
-            assert_eq!(candle_type(format).type_size(), format.block_bytes(), "{}", format.name());
+    use candle_core::quantized::{GgmlDType, QTensor};
+    use candle_core::{Device, Tensor};
+
+    /// candle's name of a block format: an outside implementation of them.
+    const fn candle_type(format: GgmlType) -> GgmlDType {
+        match format {
+            GgmlType::Q4_0 => GgmlDType::Q4_0,
+            GgmlType::Q4_1 => GgmlDType::Q4_1,
+            GgmlType::Q5_0 => GgmlDType::Q5_0,
+            GgmlType::Q5_1 => GgmlDType::Q5_1,
+            GgmlType::Q8_0 => GgmlDType::Q8_0,
+            GgmlType::Q2k => GgmlDType::Q2K,
+            GgmlType::Q3k => GgmlDType::Q3K,
+            GgmlType::Q4k => GgmlDType::Q4K,
+            GgmlType::Q5k => GgmlDType::Q5K,
+            GgmlType::Q6k => GgmlDType::Q6K,
         }
     }
 
     #[test]
-    fn bands_give_the_bytes_of_one_pass() {
-        let weights: Vec<f32> = (0..7 * 512).map(|i| (i as f32 * 0.37).sin()).collect();
+    fn block_sizes_are_the_same_everywhere() {
         for format in GgmlType::ALL {
-            let whole = Tensor::from_slice(&weights, (7, 512), &Device::Cpu).unwrap();
-            let whole = QTensor::quantize(&whole, candle_type(format)).unwrap().data().unwrap().into_owned();
-            let PackedWeights::Ggml { bytes, .. } = quantize_ggml(&weights, 512, format).unwrap() else {
-                panic!("ggml in, ggml out")
+            let [ours, candles] =
+                [block_type(format), block_type(format)].map(|kind| (kind.block_len(), kind.block_bytes()));
+            assert_eq!(ours, (format.block_len(), format.block_bytes()), "{}", format.name());
+            assert_eq!(
+                candles,
+                (candle_type(format).block_size(), candle_type(format).type_size()),
+                "{}",
+                format.name()
+            );
+        }
+    }
+
+    #[test]
+    fn blocks_agree_with_candle() {
+        let weights: Vec<f32> =
+            (0..7 * 512).map(|i| (i as f32 * 0.37).sin() * (1.0 + (i as f32 * 0.011).cos())).collect();
+        let whole = Tensor::from_slice(&weights, (7, 512), &Device::Cpu).unwrap();
+        for format in GgmlType::ALL {
+            let theirs = QTensor::quantize(&whole, candle_type(format)).unwrap();
+            let bytes = plain_blocks(&weights, 512, format).unwrap();
+            let error = |restored: &[f32]| -> f64 {
+                weights.iter().zip(restored).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
             };
-            assert_eq!(bytes, whole, "{}", format.name());
-            let restored = dequantize_ggml(format, &bytes).unwrap();
-            let worst = weights.iter().zip(&restored).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            let bits = format.block_bytes() as f32 * 8.0 / format.block_len() as f32;
-            assert!(worst < 2.2 / (bits - 0.6).exp2(), "{}: {worst}", format.name());
+            let restored = dequantize_ggml(format, theirs.data().unwrap().as_ref()).unwrap();
+            let expected: Vec<f32> = theirs.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            assert_eq!(restored, expected, "{} reads candle's blocks", format.name());
+            if format.block_len() == 32 {
+                assert_eq!(bytes, theirs.data().unwrap().as_ref(), "{}", format.name());
+            } else {
+                let ours = error(&dequantize_ggml(format, &bytes).unwrap());
+                assert!(ours <= error(&expected), "{}: {ours} {}", format.name(), error(&expected));
+            }
         }
     }
 

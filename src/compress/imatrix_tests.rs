@@ -17,8 +17,9 @@ fn weighted_errors_are_never_worse_than_plain_ones() {
         for importance in [&weighted, &vec![1.0; 256]] {
             let found = quantize_weighted(&layer.dense, 256, format, importance).unwrap();
             let ratio = loss(&layer.dense, &found, importance) / loss(&layer.dense, &plain, importance);
-            // Six and eight bits leave little to search.
-            let bound = if matches!(format, GgmlType::Q6k | GgmlType::Q8_0) { 1.0 } else { 0.99 };
+            // Six and eight bits leave little to search, and superblocks are searched without importance too.
+            let is_searched = format.block_len() == 256 && importance[..] == [1.0; 256];
+            let bound = if is_searched || matches!(format, GgmlType::Q6k | GgmlType::Q8_0) { 1.0 } else { 0.99 };
             assert!(ratio <= bound, "{}: {ratio}", format.name());
         }
         let found = quantize_weighted(&layer.dense, 256, format, &weighted).unwrap();

@@ -1,6 +1,6 @@
 //! From a dense matrix to a smaller one: pruning, rounding, packing.
 //!
-//! May import `kernels`, `recipe`, `model` and `units`; candle is used for its GGML block formats only. No I/O.
+//! May import `kernels`, `recipe`, `model` and `units`. No I/O.
 //!
 //! **Invariants.** What [`compress`] returns is what a file would hold: exporters write these bytes, products run on them
 //! or on their [`PackedWeights::dequantize`]d values. Every result is finite; a non-finite weight is an error.
@@ -35,7 +35,7 @@ mod whitening;
 
 pub use awq::{Member, awq_scales};
 pub use fp8::FP8_MAX;
-pub(crate) use ggml::candle_type;
+pub(crate) use ggml::block_type;
 pub use ggml::{dequantize_ggml, quantize_ggml};
 pub use job::{Compressed, Job, compress};
 pub use low_rank::{Factors, factorize, low_rank_of_rank, singular_values};

@@ -9,7 +9,7 @@ use crate::runtime::RuntimeError;
 use crate::study::WindowScore;
 
 /// Positions whose logits exist at the same time.
-const CHUNK: usize = 128;
+const CHUNK: usize = 64;
 
 /// A window's means and the KL of each scored position.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,15 +64,22 @@ pub fn score_variants<const N: usize>(
         own_states.push(if is_reference { None } else { Some(reference_states(variant, tokens)?) });
     }
     let mut positions: [Vec<Divergence>; N] = std::array::from_fn(|_| Vec::with_capacity(targets.len()));
+    let width = reference.config().hidden_size;
+    let (mut expected, mut found) = (Vec::new(), Vec::new());
     for (chunk, targets) in targets.chunks(CHUNK).enumerate() {
-        let part = |states: &Tensor| states.narrow(0, chunk * CHUNK, targets.len());
-        let expected = reference.head(&part(states)?)?;
+        let rows = chunk * CHUNK * width..(chunk * CHUNK + targets.len()) * width;
+        let logits = |model: &Llama, states: &Tensor, logits: &mut Vec<f32>| {
+            with_values(states, |states| model.head(&states[rows.clone()], logits))?
+        };
+        logits(reference, states, &mut expected)?;
         for ((variant, own), positions) in variants.iter().zip(&own_states).zip(&mut positions) {
-            let found = match own {
-                None => expected.clone(),
-                Some(own) => variant.head(&part(own)?)?,
-            };
-            positions.extend(compare(&expected, &found, targets)?);
+            match own {
+                None => positions.extend(compare(&expected, &expected, targets)),
+                Some(own) => {
+                    logits(variant, own, &mut found)?;
+                    positions.extend(compare(&expected, &found, targets));
+                }
+            }
         }
     }
     let scored = positions.iter().map(|positions| summarize(positions)).collect::<Result<Vec<_>, _>>()?;
@@ -95,13 +102,8 @@ fn summarize(positions: &[Divergence]) -> Result<ScoredWindow, RuntimeError> {
 }
 
 /// Compares logits (positions, vocabulary) row by row, on all cores.
-fn compare(reference: &Tensor, variant: &Tensor, targets: &[u32]) -> Result<Vec<Divergence>, RuntimeError> {
-    let vocab_size = reference.dim(1)?;
-    let rows = with_values(reference, |reference| {
-        with_values(variant, |variant| {
-            let rows = reference.par_chunks(vocab_size).zip(variant.par_chunks(vocab_size)).zip(targets);
-            rows.map(|((reference, variant), target)| divergence(reference, variant, *target as usize)).collect()
-        })
-    })??;
-    Ok(rows)
+fn compare(reference: &[f32], variant: &[f32], targets: &[u32]) -> Vec<Divergence> {
+    let vocab_size = reference.len() / targets.len();
+    let rows = reference.par_chunks(vocab_size).zip(variant.par_chunks(vocab_size)).zip(targets);
+    rows.map(|((reference, variant), target)| divergence(reference, variant, *target as usize)).collect()
 }

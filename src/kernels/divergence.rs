@@ -1,4 +1,7 @@
-//! Two rows of logits reduced to likelihood, KL divergence and agreement in two passes over the vocabulary.
+//! Two rows of logits reduced to likelihood, KL divergence and agreement in one pass over the vocabulary.
+
+use crate::kernels::Isa;
+use crate::kernels::vector::{LANES, Lanes, Pair, Register, Wide, compiled_for, decay};
 
 /// What one scored position says about a variant.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -13,10 +16,8 @@ pub struct Divergence {
     pub same_top1: bool,
 }
 
-/// Width of the partial sums: enough independent chains for two AVX2 registers.
-const LANES: usize = 16;
-
-/// Elements summed in f32 before the partial sums are added to f64.
+/// Elements of both rows that are read from memory once, and then stay in the first-level cache: their maxima are found
+/// before their sums, which run in f32 before they are added to f64.
 const CHUNK: usize = 1024;
 
 /// Compares two rows of logits.
@@ -30,99 +31,132 @@ const CHUNK: usize = 1024;
 /// # Panics
 /// If the rows differ in length or do not contain `target`.
 pub fn divergence(reference: &[f32], variant: &[f32], target: usize) -> Divergence {
+    divergence_on(Isa::current(), reference, variant, target)
+}
+
+fn divergence_on(isa: Isa, reference: &[f32], variant: &[f32], target: usize) -> Divergence {
     assert_eq!(reference.len(), variant.len(), "both rows are over one vocabulary");
-    let (reference_top, reference_max) = argmax(reference);
-    let (variant_top, variant_max) = argmax(variant);
-    let (mut reference_sum, mut variant_sum, mut cross) = (0.0_f64, 0.0_f64, 0.0_f64);
-    for (reference, variant) in reference.chunks(CHUNK).zip(variant.chunks(CHUNK)) {
-        let sums = chunk_sums(reference, variant, reference_max, variant_max);
-        reference_sum += f64::from(sums[0]);
-        variant_sum += f64::from(sums[1]);
-        cross += f64::from(sums[2]);
-    }
+    let sums = compiled_for(
+        isa,
+        #[inline(always)]
+        || match isa {
+            Isa::Avx512 | Isa::Avx512Vnni => Sums::over::<Wide>(reference, variant),
+            Isa::Avx2 | Isa::Avx2Vnni => Sums::over::<Pair>(reference, variant),
+            Isa::Portable | Isa::Neon => Sums::over::<Lanes>(reference, variant),
+        },
+    );
     // `cross` is over logits shifted by their maxima, so it stays small and the shift cancels against the maxima below.
-    let (reference_log, variant_log) = (reference_sum.ln(), variant_sum.ln());
+    let (reference_log, variant_log) = (sums.reference.sum.ln(), sums.variant.sum.ln());
+    let nll = |log: f64, largest: &Largest, logit: f32| log + f64::from(largest.value()) - f64::from(logit);
     Divergence {
-        nll: variant_log + f64::from(variant_max) - f64::from(variant[target]),
-        reference_nll: reference_log + f64::from(reference_max) - f64::from(reference[target]),
-        kl: cross / reference_sum - reference_log + variant_log,
-        same_top1: reference_top == variant_top,
+        nll: nll(variant_log, &sums.variant, variant[target]),
+        reference_nll: nll(reference_log, &sums.reference, reference[target]),
+        kl: sums.cross / sums.reference.sum - reference_log + variant_log,
+        same_top1: sums.reference.place(reference) == sums.variant.place(variant),
     }
 }
 
-/// Position and value of the first largest element; NaN where there is one.
-fn argmax(row: &[f32]) -> (usize, f32) {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let mut poison = [0.0_f32; LANES];
-    let (body, tail) = row.as_chunks::<LANES>();
-    for chunk in body {
-        for lane in 0..LANES {
-            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
-            // Infinity and NaN times zero are NaN: one add keeps track of every non-finite value.
-            poison[lane] += chunk[lane] * 0.0;
+/// The largest logit R of a row so far, and Σ e^(r−R).
+struct Largest {
+    max: f32,
+    /// The first chunk that holds it.
+    chunk: usize,
+    /// 0, or NaN once a logit was not finite.
+    poison: f32,
+    sum: f64,
+}
+
+/// What is known of both rows so far.
+struct Sums {
+    reference: Largest,
+    variant: Largest,
+    /// Σ e^(r−R) ((r−R) − (v−V)).
+    cross: f64,
+}
+
+impl Sums {
+    #[inline(always)]
+    fn over<V: Register>(reference: &[f32], variant: &[f32]) -> Self {
+        let none = || Largest { max: f32::NEG_INFINITY, chunk: 0, poison: 0.0, sum: 0.0 };
+        let mut sums = Self { reference: none(), variant: none(), cross: 0.0 };
+        for (number, (reference, variant)) in reference.chunks(CHUNK).zip(variant.chunks(CHUNK)).enumerate() {
+            let (r_factor, r_shift) = sums.reference.raise::<V>(number, reference);
+            let (v_factor, v_shift) = sums.variant.raise::<V>(number, variant);
+            // Σ e^(r−R') ((r−R') − (v−V')) for the new maxima R' = R + shift.
+            sums.cross = r_factor * (sums.cross + sums.reference.sum * (v_shift - r_shift));
+            sums.reference.sum *= r_factor;
+            sums.variant.sum *= v_factor;
+            let [r_sum, v_sum, cross] =
+                chunk_sums::<V>(reference, variant, sums.reference.value(), sums.variant.value());
+            sums.reference.sum += f64::from(r_sum);
+            sums.variant.sum += f64::from(v_sum);
+            sums.cross += f64::from(cross);
         }
+        sums
     }
-    let mut max = lanes.iter().fold(f32::NEG_INFINITY, |max, lane| max.max(*lane));
-    let mut poisoned: f32 = poison.iter().sum();
-    for value in tail {
-        max = max.max(*value);
-        poisoned += value * 0.0;
+}
+
+impl Largest {
+    /// Takes a chunk's largest in, and returns the factor for what was summed under the old one, and the difference.
+    #[inline(always)]
+    fn raise<V: Register>(&mut self, number: usize, chunk: &[f32]) -> (f64, f64) {
+        let (mut max, mut poison) = (V::splat(f32::NEG_INFINITY), V::splat(self.poison));
+        let (body, tail) = chunk.as_chunks::<LANES>();
+        for values in body {
+            max = V::of(values).larger(max);
+            // Infinity and NaN times zero are NaN: one step keeps track of every non-finite value.
+            poison = V::of(values).multiply_add(V::splat(0.0), poison);
+        }
+        let (mut max, mut poison) = (max.largest(), poison.sum());
+        for value in tail {
+            max = max.max(*value);
+            poison += value * 0.0;
+        }
+        self.poison = poison;
+        if max <= self.max {
+            return (1.0, 0.0);
+        }
+        let shift = f64::from(max) - f64::from(self.max);
+        let is_first = self.max == f32::NEG_INFINITY;
+        (self.max, self.chunk) = (max, number);
+        if is_first { (0.0, 0.0) } else { ((-shift).exp(), shift) }
     }
-    if poisoned != 0.0 {
-        return (0, f32::NAN);
+
+    /// The largest; NaN where a logit was not finite.
+    #[inline(always)]
+    fn value(&self) -> f32 {
+        self.max + self.poison
     }
-    (row.iter().position(|value| *value == max).unwrap_or(0), max)
+
+    /// Position of the first largest of its row; 0 where there is none.
+    fn place(&self, row: &[f32]) -> usize {
+        let max = self.value();
+        let mut chunk = row.iter().enumerate().skip(self.chunk * CHUNK).take(CHUNK);
+        chunk.find(|(_, value)| **value == max).map_or(0, |(place, _)| place)
+    }
 }
 
 /// Σ e^(r−R), Σ e^(v−V) and Σ e^(r−R) ((r−R) − (v−V)) over one chunk.
-fn chunk_sums(reference: &[f32], variant: &[f32], reference_max: f32, variant_max: f32) -> [f32; 3] {
-    let mut sums = [[0.0_f32; LANES]; 3];
-    let (reference_body, reference_tail) = reference.as_chunks::<LANES>();
-    let (variant_body, variant_tail) = variant.as_chunks::<LANES>();
+#[inline(always)]
+fn chunk_sums<V: Register>(reference: &[f32], variant: &[f32], reference_max: f32, variant_max: f32) -> [f32; 3] {
+    let mut sums = [V::splat(0.0); 3];
+    let (reference_body, reference_tail) = reference.as_chunks();
+    let (variant_body, variant_tail) = variant.as_chunks();
     for (r, v) in reference_body.iter().zip(variant_body) {
-        for lane in 0..LANES {
-            let (r, v) = (r[lane] - reference_max, v[lane] - variant_max);
-            let e = exp(r);
-            sums[0][lane] += e;
-            sums[1][lane] += exp(v);
-            sums[2][lane] += e * (r - v);
-        }
+        let (r, v) = (V::of(r).add(V::splat(-reference_max)), V::of(v).add(V::splat(-variant_max)));
+        let e = r.decay();
+        sums[0] = sums[0].add(e);
+        sums[1] = sums[1].add(v.decay());
+        sums[2] = e.multiply_add(v.multiply_add(V::splat(-1.0), r), sums[2]);
     }
-    let mut totals = sums.map(|lanes| lanes.iter().sum::<f32>());
+    let [mut r_sum, mut v_sum, mut cross] = [sums[0].sum(), sums[1].sum(), sums[2].sum()];
     for (r, v) in reference_tail.iter().zip(variant_tail) {
         let (r, v) = (r - reference_max, v - variant_max);
-        totals[0] += exp(r);
-        totals[1] += exp(v);
-        totals[2] += exp(r) * (r - v);
+        r_sum += decay(r);
+        v_sum += decay(v);
+        cross += decay(r) * (r - v);
     }
-    totals
-}
-
-/// e^x for x ≤ 0 within 3 ulp; 0 below −87; NaN stays NaN.
-///
-/// Cody and Waite's reduction to |r| ≤ ln 2 / 2, then a degree-6 Taylor-like polynomial (coefficients of Cephes' `expf`).
-/// Branch-free, so that the loops around it become vector code.
-#[inline]
-pub(super) fn exp(x: f32) -> f32 {
-    const LOG2_E: f32 = std::f32::consts::LOG2_E;
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and taking away 1.5 · 2^23 rounds to the nearest integer.
-    const ROUND: f32 = 12_582_912.0;
-    let clamped = if x < -87.0 { -87.0 } else { x };
-    let shifted = clamped * LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = clamped - n * LN2_HIGH - n * LN2_LOW;
-    let p = 1.987_569_1e-4_f32;
-    let p = p * r + 1.398_199_9e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 0.5;
-    let p = p * r * r + r + 1.0;
-    // The low bits of `shifted` hold n; move them into the exponent.
-    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
-    if x < -87.0 { 0.0 } else { p * scale }
+    [r_sum, v_sum, cross]
 }
 
 #[cfg(test)]
@@ -151,15 +185,19 @@ mod tests {
             for (spread, noise) in [(1.0, 0.01), (20.0, 0.5), (80.0, 5.0), (300.0, 1.0)] {
                 let reference = logits(n, 1.0, spread);
                 let variant: Vec<f32> = reference.iter().zip(logits(n, 2.0, noise)).map(|(a, b)| a + b).collect();
-                let found = divergence(&reference, &variant, n / 2);
                 let (nll, reference_nll, kl) = oracle(&reference, &variant, n / 2);
-                assert!((found.nll - nll).abs() < 2e-6 * (1.0 + nll), "{n} {spread}: {} {nll}", found.nll);
-                assert!((found.reference_nll - reference_nll).abs() < 2e-6 * (1.0 + reference_nll));
-                assert!(
-                    (found.kl - kl).abs() < 1e-6 * (1.0 + kl) + 2e-7 * f64::from(noise),
-                    "{n} {spread}: {} {kl}",
-                    found.kl
-                );
+                for isa in Isa::available() {
+                    let found = divergence_on(isa, &reference, &variant, n / 2);
+                    assert!((found.nll - nll).abs() < 2e-6 * (1.0 + nll), "{n} {spread}: {} {nll}", found.nll);
+                    assert!((found.reference_nll - reference_nll).abs() < 2e-6 * (1.0 + reference_nll));
+                    assert!(
+                        (found.kl - kl).abs() < 1e-6 * (1.0 + kl) + 2e-7 * f64::from(noise),
+                        "{n} {spread}: {} {kl}",
+                        found.kl
+                    );
+                    let top = |row: &[f32]| (0..n).fold(0, |top, i| if row[i] > row[top] { i } else { top });
+                    assert_eq!(found.same_top1, top(&reference) == top(&variant));
+                }
             }
         }
     }
@@ -167,9 +205,15 @@ mod tests {
     #[test]
     fn equal_rows_diverge_by_nothing() {
         let row = logits(32_000, 3.0, 15.0);
-        let found = divergence(&row, &row, 7);
-        assert_eq!((found.kl, found.same_top1), (0.0, true));
-        assert_eq!(found.nll, found.reference_nll);
+        // Rising logits move the maximum in each chunk.
+        let rising: Vec<f32> = row.iter().enumerate().map(|(i, x)| x + i as f32 * 0.01).collect();
+        for isa in Isa::available() {
+            for row in [&row, &rising] {
+                let found = divergence_on(isa, row, row, 7);
+                assert_eq!((found.kl, found.same_top1), (0.0, true));
+                assert_eq!(found.nll, found.reference_nll);
+            }
+        }
     }
 
     #[test]
@@ -179,20 +223,30 @@ mod tests {
             for place in [0, 50, 99] {
                 let mut variant = row.clone();
                 variant[place] = bad;
-                let found = divergence(&row, &variant, 7);
-                assert!(!(found.nll.is_finite() && found.kl.is_finite()), "{bad} at {place}");
+                for isa in Isa::available() {
+                    let found = divergence_on(isa, &row, &variant, 7);
+                    assert!(!found.nll.is_finite() && !found.kl.is_finite(), "{bad} at {place}");
+                    assert!(found.reference_nll.is_finite(), "{bad} at {place}");
+                }
             }
         }
     }
 
     #[test]
-    fn exp_is_within_three_ulp() {
-        let mut worst = 0.0_f64;
-        for i in 0..200_000 {
-            let x = -(i as f32) * 87.0 / 200_000.0;
-            let exact = f64::from(x).exp();
-            worst = worst.max((f64::from(exp(x)) - exact).abs() / exact);
+    fn maxima_may_come_late() {
+        let n = 5000;
+        for step in [-0.03, 0.03] {
+            let reference: Vec<f32> =
+                logits(n, 1.0, 3.0).iter().enumerate().map(|(i, x)| x + i as f32 * step).collect();
+            let variant: Vec<f32> = logits(n, 2.0, 3.0).iter().enumerate().map(|(i, x)| x - i as f32 * step).collect();
+            let (nll, reference_nll, kl) = oracle(&reference, &variant, 9);
+            for isa in Isa::available() {
+                let found = divergence_on(isa, &reference, &variant, 9);
+                for (found, exact) in [(found.nll, nll), (found.reference_nll, reference_nll), (found.kl, kl)] {
+                    assert!((found - exact).abs() < 2e-6 * (1.0 + exact), "{found} {exact}");
+                }
+                assert!(!found.same_top1);
+            }
         }
-        assert!(worst < 3.0 * f64::from(f32::EPSILON) / 2.0, "{worst}");
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 
 use crate::kernels::{HeadShape, Rows, Sight, attend};
 use crate::nn::cache::KeyValues;
-use crate::nn::{KvCache, NnError, with_values};
+use crate::nn::{KvCache, NnError};
 use crate::recipe::{AttentionForm, AttentionSettings, KvCacheSettings};
 
 /// How a block attends.
@@ -21,7 +21,7 @@ pub struct Attending {
 impl Attending {
     /// Softmax(q kᵀ / √d) v of tokens behind what the cache holds (of its block so numbered), or of a whole text
     /// without one: rotated queries (seq, `n_heads` · `head_dim`), rotated keys and values (seq, `n_kv_heads` ·
-    /// `head_dim`) → (seq, `n_heads` · `head_dim`).
+    /// `head_dim`) → `mixed`, as long as the queries.
     ///
     /// Without a cache keys and values are rounded to its formats too, so that a text's quality is that of its
     /// deployment.
@@ -30,54 +30,36 @@ impl Attending {
     /// When the shapes do not fit each other, the formats or the cache.
     pub fn mix(
         &self,
-        query: &Tensor,
-        key: &Tensor,
-        value: &Tensor,
+        [query, key, value]: [&[f32]; 3],
         cache: Option<(&mut KvCache, usize)>,
-    ) -> Result<Tensor, NnError> {
+        mixed: &mut [f32],
+    ) -> Result<(), NnError> {
         let HeadShape { n_heads, n_kv_heads, head_dim } = self.heads;
-        let (seq, width) = query.dims2()?;
-        let rows = (seq, n_kv_heads * head_dim);
         let is_grouped = n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads) && self.settings.window != Some(0);
-        if !is_grouped || width != n_heads * head_dim || key.dims2()? != rows || value.dims2()? != rows {
-            let text = format!("{:?} for queries of {:?} and keys of {:?}", self.heads, query.shape(), key.shape());
+        let (width, kv_width) = (n_heads * head_dim, n_kv_heads * head_dim);
+        let seq = query.len() / width.max(1);
+        let fits = query.len() == seq * width && key.len() == seq * kv_width && value.len() == key.len();
+        if !is_grouped || !fits {
+            let text = format!("{:?} for {} queries and {} keys", self.heads, query.len(), key.len());
             return Err(NnError::Shape(text));
         }
-        let mixed = with_values(query, |query| {
-            with_values(key, |key| with_values(value, |value| self.mix_values(query, key, value, cache))?)?
-        })??;
-        Ok(Tensor::from_vec(mixed, query.shape(), query.device())?)
-    }
-
-    fn mix_values(
-        &self,
-        query: &[f32],
-        key: &[f32],
-        value: &[f32],
-        cache: Option<(&mut KvCache, usize)>,
-    ) -> Result<Vec<f32>, NnError> {
         let rounded;
         let (keys, values) = match cache {
             Some((cache, block)) => cache.append(block, key, value)?,
             None if self.kv_cache.is_default() => (Rows::F32(key), Rows::F32(value)),
             None => {
-                let width = self.heads.n_kv_heads * self.heads.head_dim;
-                let tokens = key.len() / width;
-                let mut made = KeyValues::new(width, tokens, self.kv_cache)?;
+                let mut made = KeyValues::new(kv_width, seq, self.kv_cache)?;
                 made.write(0, key, value);
                 rounded = made;
-                rounded.rows(tokens)
+                rounded.rows(seq)
             }
         };
         let sight = Sight { window: self.settings.window, sinks: self.settings.sinks };
         match self.settings.form {
-            AttentionForm::Tiled => {
-                let mut mixed = vec![0.0; query.len()];
-                attend(query, keys, values, self.heads, sight, &mut mixed);
-                Ok(mixed)
-            }
-            AttentionForm::Naive => naive(query, keys, values, self.heads, sight),
+            AttentionForm::Tiled => attend(query, keys, values, self.heads, sight, mixed),
+            AttentionForm::Naive => mixed.copy_from_slice(&naive(query, keys, values, self.heads, sight)?),
         }
+        Ok(())
     }
 }
 

@@ -48,7 +48,7 @@ pub fn gate_gradients(model: &Llama, tokens: &[u32]) -> Result<GateGradients, Nn
     }
     let pass = Pass {
         model,
-        angles: &*model.parts().rotary.angles(0, tokens.len())?,
+        angles: model.parts().rotary.angles(0, tokens.len())?,
         mask: mask(model, tokens.len(), hidden.device())?,
     };
     let mut upstream = pass.loss_gradient(&hidden, tokens)?;
@@ -74,7 +74,7 @@ fn mask(model: &Llama, seq: usize, device: &Device) -> Result<Tensor, NnError> {
 
 struct Pass<'a> {
     model: &'a Llama,
-    angles: &'a Angles,
+    angles: Angles<'a>,
     mask: Tensor,
 }
 
@@ -182,7 +182,7 @@ impl Pass<'_> {
 /// The weights (`out_features`, `in_features`) f32.
 fn dense(layer: &Linear, device: &Device) -> Result<Tensor, NnError> {
     let [rows, row_len] = layer.shape();
-    Ok(Tensor::from_vec(layer.dequantize()?, (rows, row_len), device)?)
+    Ok(Tensor::from_vec(layer.dequantize(), (rows, row_len), device)?)
 }
 
 fn product(layer: &Linear, x: &Tensor) -> Result<Tensor, NnError> {

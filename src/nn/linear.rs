@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::compress::{ActivationGrid, LowRankMatrix, PackedWeights};
+use crate::kernels::{add_bias, add_in_place};
 use crate::model::LayerPath;
 use crate::nn::NnError;
+use crate::nn::inputs::Inputs;
 use crate::nn::matrix::{Matrix, with_values};
 use crate::recipe::Execution;
 
@@ -27,30 +29,50 @@ pub struct LinearParts {
     pub activations: ActivationGrid,
 }
 
+/// How the products of a layer run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Run {
+    execution: Execution,
+    activations: ActivationGrid,
+}
+
+impl Run {
+    /// The same with inputs as they come.
+    const fn floating(self) -> Self {
+        Self { activations: ActivationGrid::Float, ..self }
+    }
+
+    fn matrix(self, packed: PackedWeights, shape: [usize; 2]) -> Result<Arc<Matrix>, NnError> {
+        Ok(Arc::new(Matrix::new(packed, shape, self.execution, self.activations)?))
+    }
+}
+
 /// Products over factors that several layers have in common, while those layers are made: a `down` in the same `Arc` is
 /// prepared and held once.
 #[derive(Debug, Default)]
 pub struct SharedFactors {
-    made: Vec<(Arc<PackedWeights>, Execution, Arc<Matrix>)>,
+    made: Vec<(Arc<PackedWeights>, Run, Arc<Matrix>)>,
 }
 
 impl SharedFactors {
-    fn get(
-        &mut self,
-        packed: &Arc<PackedWeights>,
-        shape: [usize; 2],
-        execution: Execution,
-        device: &Device,
-    ) -> Result<Arc<Matrix>, NnError> {
-        let is_same =
-            |(made, how, _): &&(Arc<PackedWeights>, Execution, _)| Arc::ptr_eq(made, packed) && *how == execution;
+    fn get(&mut self, packed: &Arc<PackedWeights>, shape: [usize; 2], run: Run) -> Result<Arc<Matrix>, NnError> {
+        let is_same = |(made, how, _): &&(Arc<PackedWeights>, Run, _)| Arc::ptr_eq(made, packed) && *how == run;
         if let Some((.., matrix)) = self.made.iter().find(is_same) {
             return Ok(matrix.clone());
         }
-        let matrix = Arc::new(Matrix::new(PackedWeights::clone(packed), shape, execution, device)?);
-        self.made.push((packed.clone(), execution, matrix.clone()));
+        let matrix = run.matrix(PackedWeights::clone(packed), shape)?;
+        self.made.push((packed.clone(), run, matrix.clone()));
         Ok(matrix)
     }
+}
+
+/// What a product over factors needs beside its output; kept between products.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// Inputs times `down`.
+    middle: Inputs,
+    /// The term that is added to the base.
+    term: Vec<f32>,
 }
 
 /// W = up · down.
@@ -61,41 +83,36 @@ struct Factors {
 }
 
 impl Factors {
-    fn new(
-        packed: LowRankMatrix,
-        shape: [usize; 2],
-        execution: Execution,
-        shared: &mut SharedFactors,
-        device: &Device,
-    ) -> Result<Self, NnError> {
+    fn new(packed: LowRankMatrix, shape: [usize; 2], run: Run, shared: &mut SharedFactors) -> Result<Self, NnError> {
         let [rows, rank, row_len] = packed.shape;
         if [rows, row_len] != shape {
             let text = format!("factors of {rows} × {row_len} for a layer of {} × {}", shape[0], shape[1]);
             return Err(NnError::Shape(text));
         }
-        let up = Arc::new(Matrix::new(*packed.up, [rows, rank], execution, device)?);
-        let down = shared.get(&packed.down, [rank, row_len], execution, device)?;
+        let up = run.floating().matrix(*packed.up, [rows, rank])?;
+        let down = shared.get(&packed.down, [rank, row_len], run)?;
         Ok(Self { up, down })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor, NnError> {
-        self.up.forward(&self.down.forward(x)?)
+    fn multiply(&self, x: &mut Inputs, grid: ActivationGrid, middle: &mut Inputs, y: &mut [f32]) {
+        let n_rows = x.n_rows();
+        self.down.multiply(x, grid, middle.start(n_rows, self.down.shape()[0]));
+        self.up.multiply(middle, ActivationGrid::Float, y);
     }
 
-    /// The values of `down` (rank, `in_features`).
-    fn basis(&self) -> Result<Tensor, NnError> {
+    /// Adds rows of the product by number.
+    fn add_rows(&self, ids: &[u32], rows: &mut [f32]) {
         let [rank, row_len] = self.down.shape();
-        Ok(Tensor::from_vec(self.down.dequantize()?, (rank, row_len), &Device::Cpu)?)
-    }
-
-    fn rows(&self, ids: &Tensor) -> Result<Tensor, NnError> {
-        Ok(self.up.rows(ids)?.matmul(&self.basis()?)?)
-    }
-
-    fn dequantize(&self) -> Result<Vec<f32>, NnError> {
-        let [rows, rank] = self.up.shape();
-        let up = Tensor::from_vec(self.up.dequantize()?, (rows, rank), &Device::Cpu)?;
-        Ok(up.matmul(&self.basis()?)?.flatten_all()?.to_vec1()?)
+        let mut coefficients = vec![0.0; ids.len() * rank];
+        self.up.rows(ids, &mut coefficients);
+        let mut basis = vec![0.0; row_len];
+        for component in 0..rank {
+            self.down.rows(&[component as u32], &mut basis);
+            for (row, coefficients) in rows.chunks_mut(row_len).zip(coefficients.chunks(rank)) {
+                let coefficient = coefficients[component];
+                row.iter_mut().zip(&basis).for_each(|(sum, value)| *sum += coefficient * value);
+            }
+        }
     }
 
     fn label(&self) -> String {
@@ -122,29 +139,27 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Puts a layer onto `device`.
+    /// Prepares a layer for its product.
     ///
     /// # Errors
-    /// When candle refuses the weights, or factors do not fit the shape.
-    pub fn new(parts: LinearParts, device: &Device) -> Result<Self, NnError> {
-        Self::sharing(parts, &mut SharedFactors::default(), device)
+    /// When there are no weights, or factors do not fit the shape.
+    pub fn new(parts: LinearParts) -> Result<Self, NnError> {
+        Self::sharing(parts, &mut SharedFactors::default())
     }
 
     /// [`Self::new`] for layers that have factors in common.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn sharing(parts: LinearParts, shared: &mut SharedFactors, device: &Device) -> Result<Self, NnError> {
+    pub fn sharing(parts: LinearParts, shared: &mut SharedFactors) -> Result<Self, NnError> {
         let LinearParts { path, packed, shape, execution, bias, activations } = parts;
+        let run = Run { execution, activations };
         let weights = match packed {
-            PackedWeights::LowRank(factors) => {
-                Weights::LowRank(Factors::new(factors, shape, execution, shared, device)?)
-            }
+            PackedWeights::LowRank(factors) => Weights::LowRank(Factors::new(factors, shape, run, shared)?),
             PackedWeights::Corrected { base, term } => {
-                let base = Arc::new(Matrix::new(*base, shape, execution, device)?);
-                Weights::Corrected(base, Factors::new(term, shape, execution, shared, device)?)
+                Weights::Corrected(run.matrix(*base, shape)?, Factors::new(term, shape, run, shared)?)
             }
-            whole => Weights::Whole(Arc::new(Matrix::new(whole, shape, execution, device)?)),
+            whole => Weights::Whole(run.matrix(whole, shape)?),
         };
         Ok(Self { path, weights, shape, bias, activations })
     }
@@ -195,91 +210,81 @@ impl Linear {
         self.parts().map(|(_, bytes)| bytes).sum()
     }
 
-    /// How the product runs, for tables: `candle q8_0`, `low rank trimtab f32`, `simulated int8 dynamic, trimtab f32`.
+    /// How the product runs, for tables: `trimtab q8_0 (avx2)`, `int8 dynamic, trimtab int8 × int8 (avx512-vnni)`,
+    /// `simulated int8 dynamic, trimtab f32 (avx2)`.
     pub fn product(&self) -> String {
-        let product = match &self.weights {
-            Weights::Whole(matrix) => matrix.label(),
-            Weights::LowRank(factors) => factors.label(),
-            Weights::Corrected(base, factors) => format!("{} + {}", base.label(), factors.label()),
+        let (product, is_integer) = match &self.weights {
+            Weights::Whole(matrix) => (matrix.label(), matrix.is_integer()),
+            Weights::LowRank(factors) => (factors.label(), factors.down.is_integer()),
+            Weights::Corrected(base, factors) => {
+                (format!("{} + {}", base.label(), factors.label()), base.is_integer() && factors.down.is_integer())
+            }
         };
+        let simulated = if is_integer { "" } else { "simulated " };
         match self.activations {
             ActivationGrid::Float => product,
-            ActivationGrid::Int8PerToken => format!("simulated int8 dynamic, {product}"),
-            ActivationGrid::Int8Static { .. } => format!("simulated int8 static, {product}"),
+            ActivationGrid::Int8PerToken => format!("{simulated}int8 dynamic, {product}"),
+            ActivationGrid::Int8Static { .. } => format!("{simulated}int8 static, {product}"),
         }
     }
 
-    /// x (seq, `in_features`) f32 → (seq, `out_features`) f32.
+    /// x (seq, `in_features`) f32 → y (seq, `out_features`) f32, which is given that length.
     ///
     /// # Errors
-    /// When the shapes do not fit.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor, NnError> {
-        let rounded = match self.activations {
-            ActivationGrid::Float => None,
-            grid => Some(round_activations(x, grid)?),
-        };
-        let x = rounded.as_ref().unwrap_or(x);
-        let y = match &self.weights {
-            Weights::Whole(matrix) => matrix.forward(x)?,
-            Weights::LowRank(factors) => factors.forward(x)?,
-            Weights::Corrected(base, factors) => (base.forward(x)? + factors.forward(x)?)?,
-        };
-        Ok(match &self.bias {
-            None => y,
-            Some(bias) => y.broadcast_add(bias)?,
-        })
+    /// When x has another width.
+    pub(super) fn multiply(&self, x: &mut Inputs, y: &mut Vec<f32>, scratch: &mut Scratch) -> Result<(), NnError> {
+        let [n_outputs, n_inputs] = self.shape;
+        if x.n_inputs() != n_inputs {
+            let text = format!("{} activations for {n_inputs} input features of {}", x.n_inputs(), self.path);
+            return Err(NnError::Shape(text));
+        }
+        let grid = self.activations;
+        y.resize(x.n_rows() * n_outputs, 0.0);
+        match &self.weights {
+            Weights::Whole(matrix) => matrix.multiply(x, grid, y),
+            Weights::LowRank(factors) => factors.multiply(x, grid, &mut scratch.middle, y),
+            Weights::Corrected(base, factors) => {
+                base.multiply(x, grid, y);
+                scratch.term.resize(y.len(), 0.0);
+                factors.multiply(x, grid, &mut scratch.middle, &mut scratch.term);
+                add_in_place(y, &scratch.term);
+            }
+        }
+        match &self.bias {
+            None => Ok(()),
+            Some(bias) => with_values(bias, |bias| add_bias(y, bias)),
+        }
     }
 
-    /// Rows of the weights by number: ids (seq) u32 → (seq, `in_features`) f32. What an embedding does.
+    /// Rows of the weights by number: (ids, `in_features`) f32 in `rows`. What an embedding does.
     ///
-    /// # Errors
-    /// When an id is not below the number of rows.
-    pub fn rows(&self, ids: &Tensor) -> Result<Tensor, NnError> {
+    /// # Panics
+    /// If an id is not below the number of rows, or `rows` has another length.
+    pub fn rows(&self, ids: &[u32], rows: &mut [f32]) {
+        assert_eq!(rows.len(), ids.len() * self.shape[1], "a row for each id");
         match &self.weights {
-            Weights::Whole(matrix) => matrix.rows(ids),
-            Weights::LowRank(factors) => factors.rows(ids),
-            Weights::Corrected(base, factors) => Ok((base.rows(ids)? + factors.rows(ids)?)?),
+            Weights::Whole(matrix) => matrix.rows(ids, rows),
+            Weights::LowRank(factors) => {
+                rows.fill(0.0);
+                factors.add_rows(ids, rows);
+            }
+            Weights::Corrected(base, factors) => {
+                base.rows(ids, rows);
+                factors.add_rows(ids, rows);
+            }
         }
     }
 
     /// The f32 values of the weights, row by row: what the checkpoint holds, widened, and factors multiplied out.
-    ///
-    /// # Errors
-    /// When candle cannot read its own storage.
-    pub fn dequantize(&self) -> Result<Vec<f32>, NnError> {
-        match &self.weights {
-            Weights::Whole(matrix) => matrix.dequantize(),
-            Weights::LowRank(factors) => factors.dequantize(),
-            Weights::Corrected(base, factors) => {
-                let mut weights = base.dequantize()?;
-                weights.iter_mut().zip(factors.dequantize()?).for_each(|(weight, term)| *weight += term);
-                Ok(weights)
-            }
+    pub fn dequantize(&self) -> Vec<f32> {
+        if let Weights::Whole(matrix) = &self.weights {
+            return matrix.dequantize();
         }
+        let mut weights = vec![0.0; self.shape[0] * self.shape[1]];
+        let ids: Vec<u32> = (0..self.shape[0] as u32).collect();
+        self.rows(&ids, &mut weights);
+        weights
     }
-}
-
-/// x (seq, features) rounded to a symmetric grid of 8 bits, halves to even, as f32 values. A token of zeros stays one;
-/// what is not finite stays so.
-fn round_activations(x: &Tensor, grid: ActivationGrid) -> Result<Tensor, NnError> {
-    const CODES: std::ops::RangeInclusive<f32> = -128.0..=127.0;
-    // The symmetric grid of 255 steps that the weights have too, and compressed-tensors.
-    const HALF_RANGE: f32 = 127.5;
-    let (_, features) = x.dims2()?;
-    let mut rounded = with_values(x, <[f32]>::to_vec)?;
-    for token in rounded.chunks_mut(features.max(1)) {
-        let scale = match grid {
-            ActivationGrid::Float => continue,
-            ActivationGrid::Int8PerToken => token.iter().fold(0.0_f32, |max, value| max.max(value.abs())) / HALF_RANGE,
-            ActivationGrid::Int8Static { scale } => scale,
-        };
-        if scale > 0.0 {
-            for value in token {
-                *value = (*value / scale).round_ties_even().clamp(*CODES.start(), *CODES.end()) * scale;
-            }
-        }
-    }
-    Ok(Tensor::from_vec(rounded, x.shape(), x.device())?)
 }
 
 #[cfg(test)]

@@ -1,15 +1,17 @@
 //! The Llama family's forward pass.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use crate::kernels::HeadShape;
-use crate::model::{HiddenAct, LayerPath, LlamaConfig};
-use crate::nn::attention::Attending;
-use crate::nn::rotary::Angles;
-use crate::nn::{Attention, Block, KvCache, Linear, Mlp, NnError, Rotary};
+use crate::kernels::rms_norm;
+use crate::model::{LayerPath, LlamaConfig};
+use crate::nn::inputs::Inputs;
+use crate::nn::linear::Scratch;
+use crate::nn::pass::{Pass, Workspace};
+use crate::nn::{Block, KvCache, Linear, NnError, Rotary, with_values};
 use crate::recipe::{AttentionSettings, KvCacheSettings};
 
 /// Sees the input of every linear layer of the blocks, (seq, `in_features`) f32: calibration reads activations here.
@@ -105,11 +107,19 @@ impl Llama {
     /// # Errors
     /// [`NnError::Token`] for a token outside the vocabulary.
     pub fn embed(&self, tokens: &[u32]) -> Result<Tensor, NnError> {
+        let mut hidden = Vec::new();
+        self.embed_into(tokens, &mut hidden)?;
+        Ok(Tensor::from_vec(hidden, (tokens.len(), self.config().hidden_size), &self.device)?)
+    }
+
+    fn embed_into(&self, tokens: &[u32], hidden: &mut Vec<f32>) -> Result<(), NnError> {
         let vocab_size = self.config().vocab_size;
         if let Some(&token) = tokens.iter().find(|token| **token as usize >= vocab_size) {
             return Err(NnError::Token { token, vocab_size });
         }
-        self.parts.embedding.rows(&Tensor::new(tokens, &self.device)?)
+        hidden.resize(tokens.len() * self.config().hidden_size, 0.0);
+        self.parts.embedding.rows(tokens, hidden);
+        Ok(())
     }
 
     /// Runs the blocks of `range`: hidden (seq, hidden) → (seq, hidden), which the last block gives to the last norm.
@@ -126,32 +136,43 @@ impl Llama {
         &self,
         range: Range<usize>,
         hidden: Tensor,
-        mut cache: Option<&mut KvCache>,
-        mut observer: Option<&mut dyn Observer>,
+        cache: Option<&mut KvCache>,
+        observer: Option<&mut dyn Observer>,
     ) -> Result<Tensor, NnError> {
+        let shape = hidden.dims2()?;
+        if shape.1 != self.config().hidden_size {
+            return Err(NnError::Shape(format!("hidden states of {} for {}", shape.1, self.config().hidden_size)));
+        }
+        Workspace::with(|space| {
+            with_values(&hidden, |values| {
+                space.hidden.clear();
+                space.hidden.extend_from_slice(values);
+            })?;
+            self.pass(range, shape.0, cache, observer, space)?;
+            Ok(Tensor::from_slice(&space.hidden, shape, &self.device)?)
+        })
+    }
+
+    /// Runs blocks over the residual stream in `space`, and lets the cache count the tokens behind the last.
+    fn pass(
+        &self,
+        range: Range<usize>,
+        seq: usize,
+        mut cache: Option<&mut KvCache>,
+        observer: Option<&mut dyn Observer>,
+        space: &mut Workspace,
+    ) -> Result<(), NnError> {
         if cache.as_ref().is_some_and(|cache| cache.settings() != self.parts.kv_cache) {
             return Err(NnError::Shape("the cache was made for another model".to_owned()));
         }
-        let seq = hidden.dim(0)?;
         let position = cache.as_ref().map_or(0, |cache| cache.len());
         let angles = self.parts.rotary.angles(position, seq)?;
         let is_last = range.end == self.parts.blocks.len();
-        let mut hidden = hidden;
-        for (index, block) in range.clone().zip(&self.parts.blocks[range]) {
-            if let Some(attention) = &block.attention {
-                let normed = self.norm(&hidden, &attention.norm)?;
-                let step = Step { block: index, angles: &angles, cache: cache.as_deref_mut() };
-                hidden = (hidden + self.attention(attention, &normed, step, &mut observer)?)?;
-            }
-            if let Some(mlp) = &block.mlp {
-                let normed = self.norm(&hidden, &mlp.norm)?;
-                hidden = (hidden + self.mlp(mlp, &normed, &mut observer)?)?;
-            }
-        }
+        Pass { parts: &self.parts, angles, seq, cache: cache.as_deref_mut(), observer }.run(range, space)?;
         if let Some(cache) = cache.filter(|_| is_last) {
             cache.advance(seq);
         }
-        Ok(hidden)
+        Ok(())
     }
 
     /// Every block in order: [`Self::run_blocks`] over all.
@@ -167,71 +188,54 @@ impl Llama {
     /// # Errors
     /// When the shapes do not fit.
     pub fn final_norm(&self, hidden: &Tensor) -> Result<Tensor, NnError> {
-        self.norm(hidden, &self.parts.final_norm)
+        let mut normed = vec![0.0; hidden.elem_count()];
+        with_values(hidden, |hidden| self.final_norm_of(hidden, &mut normed))??;
+        Ok(Tensor::from_vec(normed, hidden.shape(), &self.device)?)
     }
 
-    /// The head: normed (seq, hidden) → logits (seq, vocabulary).
+    fn final_norm_of(&self, hidden: &[f32], normed: &mut [f32]) -> Result<(), NnError> {
+        let eps = self.config().rms_norm_eps as f32;
+        with_values(&self.parts.final_norm, |weight| rms_norm(hidden, weight, eps, normed))
+    }
+
+    /// The head: normed (seq, hidden) → `logits` (seq, vocabulary), which are given that length.
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn head(&self, normed: &Tensor) -> Result<Tensor, NnError> {
-        self.parts.head.as_ref().unwrap_or(&self.parts.embedding).forward(normed)
+    pub fn head(&self, normed: &[f32], logits: &mut Vec<f32>) -> Result<(), NnError> {
+        let width = self.config().hidden_size;
+        HEAD.with_borrow_mut(|(inputs, scratch)| {
+            inputs.start(normed.len() / width, width).copy_from_slice(normed);
+            self.head_layer().multiply(inputs, logits, scratch)
+        })
     }
 
-    /// Runs tokens behind what `cache` holds and returns the logits (vocabulary) of the last.
+    fn head_layer(&self) -> &Linear {
+        self.parts.head.as_ref().unwrap_or(&self.parts.embedding)
+    }
+
+    /// Runs tokens behind what `cache` holds; `logits` become those (vocabulary) behind the last. With one token, and
+    /// buffers that have seen one before, nothing is allocated.
     ///
     /// # Errors
     /// When the tokens do not fit the context.
-    pub fn next_logits(&self, tokens: &[u32], cache: &mut KvCache) -> Result<Tensor, NnError> {
-        let hidden = self.run_all(self.embed(tokens)?, Some(cache))?;
-        let last = hidden.narrow(0, tokens.len() - 1, 1)?;
-        Ok(self.head(&self.final_norm(&last)?)?.squeeze(0)?)
-    }
-
-    fn norm(&self, hidden: &Tensor, weight: &Tensor) -> Result<Tensor, NnError> {
-        Ok(candle_nn::ops::rms_norm(hidden, weight, self.config().rms_norm_eps as f32)?)
-    }
-
-    fn mlp(&self, mlp: &Mlp, x: &Tensor, observer: &mut Option<&mut dyn Observer>) -> Result<Tensor, NnError> {
-        let gated = observed(&mlp.gate, x, observer)?;
-        let gated = match self.config().hidden_act {
-            HiddenAct::Silu => gated.silu()?,
-            HiddenAct::GeluTanh => gated.gelu()?,
-            HiddenAct::Gelu => gated.gelu_erf()?,
-        };
-        let inner = (gated * observed(&mlp.up, x, observer)?)?;
-        observed(&mlp.down, &inner, observer)
-    }
-
-    fn attention(
-        &self,
-        part: &Attention,
-        x: &Tensor,
-        step: Step<'_>,
-        observer: &mut Option<&mut dyn Observer>,
-    ) -> Result<Tensor, NnError> {
-        let heads = HeadShape { n_heads: part.n_heads, n_kv_heads: part.n_kv_heads, head_dim: self.config().head_dim };
-        let attending = Attending { heads, settings: self.parts.attention, kv_cache: self.parts.kv_cache };
-        let query = step.angles.rotate(&observed(&part.q, x, observer)?)?;
-        let key = step.angles.rotate(&observed(&part.k, x, observer)?)?;
-        let value = observed(&part.v, x, observer)?;
-        let mixed = attending.mix(&query, &key, &value, step.cache.map(|cache| (cache, step.block)))?;
-        observed(&part.o, &mixed, observer)
+    pub fn next_logits(&self, tokens: &[u32], cache: &mut KvCache, logits: &mut Vec<f32>) -> Result<(), NnError> {
+        let width = self.config().hidden_size;
+        Workspace::with(|space| {
+            self.embed_into(tokens, &mut space.hidden)?;
+            self.pass(0..self.parts.blocks.len(), tokens.len(), Some(cache), None, space)?;
+            let last = &space.hidden[(tokens.len() - 1) * width..];
+            HEAD.with_borrow_mut(|(inputs, scratch)| {
+                self.final_norm_of(last, inputs.start(1, width))?;
+                self.head_layer().multiply(inputs, logits, scratch)
+            })
+        })
     }
 }
 
-/// Where a block stands in the pass.
-struct Step<'a> {
-    block: usize,
-    angles: &'a Angles,
-    cache: Option<&'a mut KvCache>,
-}
-
-fn observed(layer: &Linear, x: &Tensor, observer: &mut Option<&mut dyn Observer>) -> Result<Tensor, NnError> {
-    if let Some(observer) = observer {
-        observer.input(layer.path(), x);
-    }
-    layer.forward(x)
+thread_local! {
+    /// Inputs of the head.
+    static HEAD: RefCell<(Inputs, Scratch)> = RefCell::default();
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{BlockShape, RopeOrder};
+use crate::model::{BlockShape, HiddenAct, RopeOrder};
 use crate::nn::toy::Toy;
 use crate::recipe::{AttentionForm, KvFormat};
 
@@ -27,11 +27,16 @@ fn shape((n_heads, n_kv_heads, intermediate_size): (usize, usize, usize)) -> Blo
 
 fn logits(model: &Llama, tokens: &[u32]) -> Vec<Vec<f32>> {
     let hidden = model.run_all(model.embed(tokens).unwrap(), None).unwrap();
-    model.head(&model.final_norm(&hidden).unwrap()).unwrap().to_vec2().unwrap()
+    let normed = model.final_norm(&hidden).unwrap();
+    let mut logits = Vec::new();
+    with_values(&normed, |normed| model.head(normed, &mut logits)).unwrap().unwrap();
+    logits.chunks(logits.len() / tokens.len()).map(<[f32]>::to_vec).collect()
 }
 
 fn next(model: &Llama, tokens: &[u32], cache: &mut KvCache) -> Vec<f32> {
-    model.next_logits(tokens, cache).unwrap().to_vec1().unwrap()
+    let mut logits = Vec::new();
+    model.next_logits(tokens, cache, &mut logits).unwrap();
+    logits
 }
 
 fn worst(found: &[f32], expected: &[f32]) -> f32 {
@@ -251,12 +256,15 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(model.embed(&[128]), Err(NnError::Token { token: 128, vocab_size: 128 })));
     assert!(matches!(model.new_cache(65), Err(NnError::Context { .. })));
     let mut cache = model.new_cache(4).unwrap();
-    assert!(matches!(model.next_logits(&[1; 5], &mut cache), Err(NnError::Context { needed: 5, context: 4 })));
+    assert!(matches!(
+        model.next_logits(&[1; 5], &mut cache, &mut Vec::new()),
+        Err(NnError::Context { needed: 5, context: 4 })
+    ));
     let mut other = toy.clone();
     other.kv_cache.keys = KvFormat::Q8_0;
-    assert!(matches!(other.model().next_logits(&[1], &mut cache), Err(NnError::Shape(_))));
+    assert!(matches!(other.model().next_logits(&[1], &mut cache, &mut Vec::new()), Err(NnError::Shape(_))));
     let mut narrow = Toy::new(|config| config.n_kv_heads = 1);
-    assert!(matches!(narrow.model().next_logits(&[1], &mut cache), Err(NnError::Shape(_))));
+    assert!(matches!(narrow.model().next_logits(&[1], &mut cache, &mut Vec::new()), Err(NnError::Shape(_))));
     // Keys of 16 are half a block.
     narrow.kv_cache.keys = KvFormat::Q4_0;
     assert!(matches!(narrow.model().new_cache(4), Err(NnError::Shape(_))));

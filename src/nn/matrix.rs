@@ -1,17 +1,12 @@
 //! One product over one packed matrix.
 
-use std::borrow::Cow;
-use std::sync::Arc;
+use candle_core::{Storage, Tensor};
 
-use candle_core::quantized::{QMatMul, QStorage, QTensor};
-use candle_core::{DType, Device, Module as _, Storage, Tensor};
-use rayon::prelude::*;
-
-use crate::compress::{PackedWeights, candle_type};
-use crate::kernels::Panels;
-use crate::model::GgmlType;
+use crate::compress::{ActivationGrid, IntMatrix, PackedWeights, ZeroPoints, block_type};
+use crate::kernels::{Blocks, Floats, Fp8Scales, Ints, Isa, Zeros};
 use crate::nn::NnError;
-use crate::recipe::Execution;
+use crate::nn::inputs::Inputs;
+use crate::recipe::{Execution, Fp8Scale, IntFormat};
 
 /// y = x Wᵀ over weights (`out_features`, `in_features`).
 #[derive(Debug)]
@@ -22,12 +17,12 @@ pub(super) struct Matrix {
 
 #[derive(Debug)]
 enum Form {
-    /// f32 weights and activations, by our own kernel.
-    Panels(Panels),
-    /// f16 weights and activations.
-    Half(Tensor),
-    /// GGML blocks; activations are quantized a row at a time too.
-    Blocks(QMatMul, Arc<QTensor>, GgmlType),
+    /// Weights of any width with f32 activations.
+    Floats(Floats),
+    /// GGML blocks; activations are rounded to blocks too.
+    Blocks(Blocks),
+    /// Integer weights with 8-bit activations.
+    Ints(Ints),
 }
 
 impl Matrix {
@@ -36,22 +31,33 @@ impl Matrix {
         packed: PackedWeights,
         shape: [usize; 2],
         execution: Execution,
-        device: &Device,
+        activations: ActivationGrid,
     ) -> Result<Self, NnError> {
-        let dims = (shape[0], shape[1]);
-        if dims.0 == 0 || dims.1 == 0 {
-            let text = format!("a matrix of {} × {} has no weights", dims.0, dims.1);
-            return Err(NnError::Shape(text));
+        let [rows, row_len] = shape;
+        if rows == 0 || row_len == 0 {
+            return Err(NnError::Shape(format!("a matrix of {rows} × {row_len} has no weights")));
         }
-        let form = match (packed, execution) {
-            (PackedWeights::Ggml { format, bytes }, Execution::Packed) => {
-                let storage = QStorage::from_data(Cow::Owned(bytes), device, candle_type(format))?;
-                let tensor = Arc::new(QTensor::new(storage, dims)?);
-                Form::Blocks(QMatMul::from_arc(tensor.clone())?, tensor, format)
+        let widened = |weights: &[f32]| Form::Floats(Floats::f32(weights, rows, row_len));
+        let form = match packed {
+            PackedWeights::F32(weights) => widened(&weights),
+            other if execution != Execution::Packed => widened(&other.dequantize()),
+            PackedWeights::F16(weights) => Form::Floats(Floats::f16(&weights, rows, row_len)),
+            PackedWeights::Bf16(weights) => Form::Floats(Floats::bf16(&weights, rows, row_len)),
+            PackedWeights::Ggml { format, bytes } => {
+                Form::Blocks(Blocks::pack(block_type(format), &bytes, rows, row_len))
             }
-            (PackedWeights::F16(weights), Execution::Packed) => Form::Half(Tensor::from_vec(weights, dims, device)?),
-            (PackedWeights::F32(weights), _) => Form::Panels(Panels::pack(&weights, dims.0, dims.1)),
-            (other, _) => Form::Panels(Panels::pack(&other.dequantize(), dims.0, dims.1)),
+            PackedWeights::Fp8(matrix) => {
+                let scales = match matrix.scale() {
+                    Fp8Scale::Tensor => Fp8Scales::Tensor(matrix.scales()[0]),
+                    Fp8Scale::Row => Fp8Scales::Rows(matrix.scales()),
+                    Fp8Scale::Block => Fp8Scales::Squares(matrix.scales()),
+                };
+                Form::Floats(Floats::fp8(matrix.codes(), scales, rows, row_len))
+            }
+            PackedWeights::Int(matrix) if IntFormat::PACKED_BITS.contains(&matrix.format().bits) => {
+                ints(&matrix, shape, activations)
+            }
+            other => widened(&other.dequantize()),
         };
         Ok(Self { form, shape })
     }
@@ -61,88 +67,77 @@ impl Matrix {
     }
 
     pub(super) fn held_bytes(&self) -> u64 {
-        match &self.form {
-            Form::Panels(panels) => panels.bytes() as u64,
-            Form::Half(tensor) => (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64,
-            Form::Blocks(_, tensor, _) => tensor.storage_size_in_bytes() as u64,
-        }
+        (match &self.form {
+            Form::Floats(floats) => floats.bytes(),
+            Form::Blocks(blocks) => blocks.bytes(),
+            Form::Ints(ints) => ints.bytes(),
+        }) as u64
     }
 
-    /// Name of the product for tables: `candle q8_0`.
+    /// Name of the product for tables: `trimtab q8_0 (avx512-vnni)`.
     pub(super) fn label(&self) -> String {
+        let name = match &self.form {
+            Form::Floats(floats) => floats.name().to_owned(),
+            Form::Blocks(blocks) => blocks.kind().name().to_owned(),
+            Form::Ints(ints) => format!("int{} × int8", ints.bits()),
+        };
+        format!("trimtab {name} ({})", Isa::current().name())
+    }
+
+    /// Whether the product itself takes 8-bit activations.
+    pub(super) fn is_integer(&self) -> bool {
+        matches!(self.form, Form::Ints(_))
+    }
+
+    /// x (seq, `in_features`) f32 → (seq, `out_features`) f32 in `y`, which the caller has given that length.
+    pub(super) fn multiply(&self, x: &mut Inputs, grid: ActivationGrid, y: &mut [f32]) {
         match &self.form {
-            Form::Panels(_) => "trimtab f32".to_owned(),
-            Form::Half(_) => "candle f16".to_owned(),
-            Form::Blocks(.., format) => format!("candle {}", format.name()),
+            Form::Floats(floats) => floats.multiply(x.rounded(grid), y),
+            Form::Blocks(blocks) => blocks.multiply(x.rows(), y),
+            Form::Ints(ints) => ints.multiply(x.tokens(grid), y),
         }
     }
 
-    /// x (seq, `in_features`) f32 → (seq, `out_features`) f32.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, NnError> {
-        Ok(match &self.form {
-            Form::Panels(panels) => multiply(panels, x)?,
-            Form::Blocks(product, ..) => product.forward(x)?,
-            Form::Half(weights) => x.to_dtype(weights.dtype())?.matmul(&weights.t()?)?.to_dtype(DType::F32)?,
-        })
+    /// Rows by number: (ids, `in_features`) f32 in `rows`.
+    pub(super) fn rows(&self, ids: &[u32], rows: &mut [f32]) {
+        for (id, row) in ids.iter().zip(rows.chunks_mut(self.shape[1])) {
+            self.row(*id as usize, row);
+        }
     }
 
-    /// Rows by number: ids (seq) u32 → (seq, `in_features`) f32.
-    pub(super) fn rows(&self, ids: &Tensor) -> Result<Tensor, NnError> {
-        Ok(match &self.form {
-            Form::Panels(panels) => {
-                let ids: Vec<u32> = ids.to_vec1()?;
-                let mut rows = vec![0.0; ids.len() * panels.n_inputs()];
-                for (id, row) in ids.iter().zip(rows.chunks_mut(panels.n_inputs())) {
-                    panels.row(*id as usize, row);
-                }
-                Tensor::from_vec(rows, (ids.len(), panels.n_inputs()), &Device::Cpu)?
-            }
-            Form::Blocks(_, tensor, _) => tensor.embedding(ids)?,
-            Form::Half(weights) => weights.index_select(ids, 0)?.to_dtype(DType::F32)?,
-        })
+    fn row(&self, id: usize, row: &mut [f32]) {
+        match &self.form {
+            Form::Floats(floats) => floats.row(id, row),
+            Form::Blocks(blocks) => blocks.row(id, row),
+            Form::Ints(ints) => ints.row(id, row),
+        }
     }
 
     /// The f32 values, row by row.
-    pub(super) fn dequantize(&self) -> Result<Vec<f32>, NnError> {
-        let tensor = match &self.form {
-            Form::Panels(panels) => {
-                let mut weights = vec![0.0; panels.n_outputs() * panels.n_inputs()];
-                for (output, row) in weights.chunks_mut(panels.n_inputs()).enumerate() {
-                    panels.row(output, row);
-                }
-                return Ok(weights);
-            }
-            Form::Blocks(_, tensor, _) => tensor.dequantize(&tensor.device())?,
-            Form::Half(weights) => weights.to_dtype(DType::F32)?,
-        };
-        Ok(tensor.flatten_all()?.to_vec1()?)
+    pub(super) fn dequantize(&self) -> Vec<f32> {
+        let [rows, row_len] = self.shape;
+        let mut weights = vec![0.0; rows * row_len];
+        for (id, row) in weights.chunks_mut(row_len).enumerate() {
+            self.row(id, row);
+        }
+        weights
     }
 }
 
-/// x (seq, `in_features`) f32 → (seq, `out_features`), on all threads: by rows of activations, a single row by outputs.
-fn multiply(panels: &Panels, x: &Tensor) -> Result<Tensor, NnError> {
-    let (seq, n_inputs) = x.dims2()?;
-    if n_inputs != panels.n_inputs() {
-        let shapes = format!("{n_inputs} activations for {} input features", panels.n_inputs());
-        return Err(NnError::Shape(shapes));
-    }
-    let n_outputs = panels.n_outputs();
-    let mut y = vec![0.0; seq * n_outputs];
-    with_values(x, |x| {
-        let threads = rayon::current_num_threads();
-        if seq < 2 * threads {
-            let share = n_outputs.div_ceil(threads).next_multiple_of(Panels::GRAIN);
-            for (x, y) in x.chunks(n_inputs).zip(y.chunks_mut(n_outputs)) {
-                let parts = y.par_chunks_mut(share).enumerate();
-                parts.for_each(|(number, y)| panels.multiply_row(x, number * share, y));
-            }
-        } else {
-            let share = seq.div_ceil(threads);
-            let parts = x.par_chunks(share * n_inputs).zip(y.par_chunks_mut(share * n_outputs));
-            parts.for_each(|(x, y)| panels.multiply(x, y));
+fn ints(matrix: &IntMatrix, [rows, row_len]: [usize; 2], activations: ActivationGrid) -> Form {
+    let (bits, group) = (matrix.format().bits, matrix.format().group.len(row_len));
+    let zeros = match matrix.zeros() {
+        ZeroPoints::Codes(_) if matrix.format().symmetric => Zeros::Middle,
+        ZeroPoints::Codes(zeros) => Zeros::Codes(zeros),
+        ZeroPoints::Floats(zeros) => Zeros::Floats(zeros),
+    };
+    let (codes, scales) = (matrix.codes(), matrix.scales());
+    match activations {
+        ActivationGrid::Float => Form::Floats(Floats::int(bits, group, codes, scales, zeros, rows, row_len)),
+        ActivationGrid::Int8PerToken | ActivationGrid::Int8Static { .. } => {
+            Form::Ints(Ints::pack(bits, group, codes, scales, zeros, [rows, row_len]))
         }
-    })?;
-    Ok(Tensor::from_vec(y, (seq, n_outputs), x.device())?)
+    }
 }
 
 /// Lends the values of an f32 tensor, without a copy where they lie contiguous in host memory.

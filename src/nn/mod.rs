@@ -9,9 +9,11 @@ mod attention;
 mod block;
 mod cache;
 mod gradient;
+mod inputs;
 mod linear;
 mod llama;
 mod matrix;
+mod pass;
 mod rotary;
 #[cfg(test)]
 pub(crate) mod toy;

@@ -1,14 +1,14 @@
 //! Rotary position embedding.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use candle_core::Tensor;
-use rayon::prelude::*;
+use candle_core::{Device, Tensor};
 
+use crate::kernels::{RotaryOrder, rotate};
 use crate::model::{LlamaConfig, RopeOrder, RopeScaling};
-use crate::nn::{NnError, with_values};
+use crate::nn::NnError;
 
-/// The frequencies of every pair. Angles are computed for the positions of a pass: a table over the whole context would
+/// The frequencies of every pair, and the angles of the positions seen so far: a table over the whole context would
 /// cost memory by what a file declares, not by what is used.
 ///
 /// Paper: Su et al., 2021, arXiv:2104.09864.
@@ -18,78 +18,96 @@ pub struct Rotary {
     frequencies: Vec<f64>,
     order: RopeOrder,
     max_context: usize,
-    /// Of the last pass: the windows of a text, and the blocks of a window, all start at 0.
-    last: Mutex<Option<Arc<Angles>>>,
+    table: RwLock<Table>,
+}
+
+/// Cosines and sines (positions, `head_dim` / 2) from position 0.
+#[derive(Debug, Default)]
+struct Table {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
 }
 
 /// Cosines and sines (seq, `head_dim` / 2) of consecutive positions.
 #[derive(Debug)]
-pub(super) struct Angles {
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    pairs: usize,
+pub(super) struct Angles<'a> {
+    table: RwLockReadGuard<'a, Table>,
+    rotary: &'a Rotary,
     position: usize,
-    order: RopeOrder,
+    seq: usize,
 }
 
 impl Rotary {
     /// The frequencies of a configuration. `factors`, one a pair, divide them: a GGUF file's `rope_freqs`.
     pub fn new(config: &LlamaConfig, factors: Option<&[f32]>) -> Self {
         let frequencies = frequencies(config, factors);
-        Self { frequencies, order: config.rope_order, max_context: config.max_context, last: Mutex::new(None) }
+        Self { frequencies, order: config.rope_order, max_context: config.max_context, table: RwLock::default() }
     }
 
     /// The angles of `seq` tokens of which the first is at `position`, computed in f64.
     ///
     /// # Errors
     /// [`NnError::Context`] when the positions exceed the context.
-    pub(super) fn angles(&self, position: usize, seq: usize) -> Result<Arc<Angles>, NnError> {
-        if position + seq > self.max_context {
-            return Err(NnError::Context { needed: position + seq, context: self.max_context });
+    pub(super) fn angles(&self, position: usize, seq: usize) -> Result<Angles<'_>, NnError> {
+        let end = position + seq;
+        if end > self.max_context {
+            return Err(NnError::Context { needed: end, context: self.max_context });
         }
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(angles) = last.as_ref().filter(|angles| angles.position == position && angles.len() == seq) {
-            return Ok(angles.clone());
+        let mut table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        if table.cos.len() < end * self.frequencies.len() {
+            drop(table);
+            // Some positions ahead, so that a text token by token seldom comes here.
+            self.extend(end.next_multiple_of(AHEAD));
+            table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         }
-        let positions = position..position + seq;
-        let angles = positions.flat_map(|at| self.frequencies.iter().map(move |frequency| at as f64 * frequency));
-        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-        let angles = Arc::new(Angles { cos, sin, pairs: self.frequencies.len(), position, order: self.order });
-        *last = Some(angles.clone());
-        Ok(angles)
+        Ok(Angles { table, rotary: self, position, seq })
+    }
+
+    /// Makes the table reach to position `end`.
+    fn extend(&self, end: usize) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let known = table.cos.len() / self.frequencies.len().max(1);
+        for position in known..end {
+            for frequency in &self.frequencies {
+                let (sin, cos) = (position as f64 * frequency).sin_cos();
+                table.cos.push(cos as f32);
+                table.sin.push(sin as f32);
+            }
+        }
     }
 }
 
-impl Angles {
-    fn len(&self) -> usize {
-        self.cos.len() / self.pairs.max(1)
+/// Positions by which the table grows.
+const AHEAD: usize = 256;
+
+impl Angles<'_> {
+    fn pairs(&self) -> usize {
+        self.rotary.frequencies.len()
     }
 
-    /// Rotates the heads of x (seq, heads · `head_dim`).
+    fn cos(&self) -> &[f32] {
+        &self.table.cos[self.position * self.pairs()..][..self.seq * self.pairs()]
+    }
+
+    fn sin(&self) -> &[f32] {
+        &self.table.sin[self.position * self.pairs()..][..self.seq * self.pairs()]
+    }
+
+    /// Rotates the heads of x (seq, heads · `head_dim`) in place.
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub(super) fn rotate(&self, x: &Tensor) -> Result<Tensor, NnError> {
-        let (seq, width) = x.dims2()?;
-        if seq != self.len() || !width.is_multiple_of(2 * self.pairs) {
-            return Err(NnError::Shape(format!("angles of {} × {} for {seq} × {width}", self.len(), self.pairs)));
+    pub(super) fn rotate(&self, x: &mut [f32]) -> Result<(), NnError> {
+        let head_dim = 2 * self.pairs();
+        if head_dim == 0 || !x.len().is_multiple_of(self.seq.max(1) * head_dim) {
+            return Err(NnError::Shape(format!("angles of {} × {} for {} values", self.seq, self.pairs(), x.len())));
         }
-        let mut rotated = with_values(x, <[f32]>::to_vec)?;
-        let rows = rotated.par_chunks_mut(width.max(1)).with_min_len(MIN_ROWS);
-        rows.zip(self.cos.par_chunks(self.pairs)).zip(self.sin.par_chunks(self.pairs)).for_each(|((row, cos), sin)| {
-            for head in row.chunks_exact_mut(2 * self.pairs) {
-                match self.order {
-                    RopeOrder::Halves => {
-                        let (a, b) = head.split_at_mut(self.pairs);
-                        turn(a.iter_mut().zip(b), cos, sin);
-                    }
-                    RopeOrder::Interleaved => {
-                        turn(head.as_chunks_mut().0.iter_mut().map(|[a, b]| (a, b)), cos, sin);
-                    }
-                }
-            }
-        });
-        Ok(Tensor::from_vec(rotated, (seq, width), x.device())?)
+        let order = match self.rotary.order {
+            RopeOrder::Halves => RotaryOrder::Halves,
+            RopeOrder::Interleaved => RotaryOrder::Interleaved,
+        };
+        rotate(x, self.cos(), self.sin(), head_dim, order);
+        Ok(())
     }
 
     /// The same by operations that carry gradients: x (heads, seq, `head_dim`).
@@ -97,23 +115,14 @@ impl Angles {
     /// # Errors
     /// When the shapes do not fit.
     pub(super) fn rotate_plainly(&self, x: &Tensor) -> Result<Tensor, NnError> {
-        let table = |values: &[f32]| Tensor::from_slice(values, (self.len(), self.pairs), x.device());
-        let (cos, sin) = (table(&self.cos)?, table(&self.sin)?);
+        let table = |values: &[f32]| Tensor::from_slice(values, (self.seq, self.pairs()), &Device::Cpu);
+        let (cos, sin) = (table(self.cos())?, table(self.sin())?);
         let x = x.unsqueeze(0)?;
-        let rotated = match self.order {
+        let rotated = match self.rotary.order {
             RopeOrder::Halves => candle_nn::rotary_emb::rope_slow(&x, &cos, &sin)?,
             RopeOrder::Interleaved => candle_nn::rotary_emb::rope_i_slow(&x, &cos, &sin)?,
         };
         Ok(rotated.squeeze(0)?)
-    }
-}
-
-/// Rows that a thread rotates alone.
-const MIN_ROWS: usize = 32;
-
-fn turn<'a>(pairs: impl Iterator<Item = (&'a mut f32, &'a mut f32)>, cos: &[f32], sin: &[f32]) {
-    for ((a, b), (cos, sin)) in pairs.zip(cos.iter().zip(sin)) {
-        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
     }
 }
 
@@ -152,8 +161,6 @@ fn scale(frequency: f64, scaling: RopeScaling) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
     use crate::model::{ModelFamily, fixtures::tiny_graph};
 
@@ -183,14 +190,16 @@ mod tests {
     fn both_orders_follow_the_definition() {
         for order in [RopeOrder::Halves, RopeOrder::Interleaved] {
             let config = LlamaConfig { rope_order: order, ..config() };
-            let angles = Rotary::new(&config, None).angles(37, 2).unwrap();
+            let rotary = Rotary::new(&config, None);
+            let angles = rotary.angles(37, 2).unwrap();
             // Two tokens of two heads.
             let x: Vec<f32> = (0..64).map(|i| (i as f32).cos()).collect();
             let tensor = Tensor::from_slice(&x, (2, 32), &Device::Cpu).unwrap();
             let plain = tensor.reshape((2, 2, 16)).unwrap().transpose(0, 1).unwrap();
             let plain = angles.rotate_plainly(&plain).unwrap().transpose(0, 1).unwrap();
             let plain: Vec<f32> = plain.flatten_all().unwrap().to_vec1().unwrap();
-            let found: Vec<f32> = angles.rotate(&tensor).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let mut found = x.clone();
+            angles.rotate(&mut found).unwrap();
             let heads = x.chunks(16).enumerate();
             let expected = heads.flat_map(|(head, x)| oracle(x, 37 + head / 2, &config));
             for ((found, plain), expected) in found.iter().zip(plain).zip(expected) {

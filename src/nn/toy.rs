@@ -102,7 +102,7 @@ impl Toy {
             let (packed, activations) = pack(&path, shape, weights);
             let bias = bias.map(|bias| tensor(bias));
             let parts = LinearParts { path, packed, shape, execution: Execution::Packed, bias, activations };
-            Arc::new(Linear::new(parts, &Device::Cpu).unwrap())
+            Arc::new(Linear::new(parts).unwrap())
         };
         let whole = |_: &LayerPath, _: [usize; 2], weights| (PackedWeights::F32(weights), ActivationGrid::Float);
         let table = [config.vocab_size, config.hidden_size];

@@ -156,6 +156,8 @@ pub struct IntFormat {
 impl IntFormat {
     /// The range of `bits`.
     pub const BITS: std::ops::RangeInclusive<u8> = 2..=8;
+    /// The widths that products read as they are packed; others are simulated.
+    pub const PACKED_BITS: [u8; 2] = [4, 8];
 
     fn label(self) -> String {
         let group = match self.group {

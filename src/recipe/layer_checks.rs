@@ -51,11 +51,7 @@ pub(super) fn check(
     let partial = PartialSettings::from(settings);
     let methods = method_values(&partial).chain(method_conflicts(layer, &settings));
     found.extend(methods.map(|problem| (traced.method_rule, problem)));
-    let execution = Execution::of(device.spec, weights, layer.stored).map(|execution| match settings.activations {
-        // No device has the product of integer weights and integer activations yet.
-        Activations::Int8Dynamic(_) | Activations::Int8Static(_) => Execution::Simulated,
-        Activations::Float => execution,
-    });
+    let execution = Execution::of(device.spec, weights);
     if execution.is_none() {
         found.push((traced.weights_rule, Problem::NoProduct { format: weights, device: device.spec.label() }));
     }

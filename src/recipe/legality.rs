@@ -154,21 +154,23 @@ mod tests {
         let correction = LayerChange::Correction(Some(Correction { rank: 4, method: LowRankMethod::Svd }));
         let pruned = |method| LayerChange::Sparsity(Some(Sparsity::with_pattern(method, Pattern::TWO_OF_FOUR)));
         check(WeightFormat::Native, LayerChange::Weights(WeightFormat::Q8_0), Ok(Execution::Packed));
-        check(WeightFormat::Native, LayerChange::Weights(int(64)), Ok(Execution::Simulated));
+        check(WeightFormat::Native, LayerChange::Weights(int(64)), Ok(Execution::Packed));
+        let int3 = IntFormat { bits: 3, group: Group::Row, symmetric: false };
+        check(WeightFormat::Native, LayerChange::Weights(WeightFormat::Int(int3)), Ok(Execution::Simulated));
         check(WeightFormat::Native, LayerChange::Weights(int(128)), Err("multiple of 128"));
         check(WeightFormat::Native, LayerChange::Weights(WeightFormat::Q4k), Err("multiple of 256"));
         check(WeightFormat::Native, gptq, Err("quantized format first"));
         check(WeightFormat::Native, correction, Err("quantized format first"));
-        check(WeightFormat::Native, pruned(SparsityMethod::Wanda), Ok(Execution::Widened));
+        check(WeightFormat::Native, pruned(SparsityMethod::Wanda), Ok(Execution::Packed));
         check(WeightFormat::Q4_0, gptq, Ok(Execution::Packed));
         check(WeightFormat::Q4_0, hqq, Err("only int formats"));
         check(WeightFormat::Q4_0, int8, Err("int weights"));
         check(WeightFormat::Q4_1, pruned(SparsityMethod::Magnitude), Err("no exact zero"));
-        check(int(32), int8, Ok(Execution::Simulated));
+        check(int(32), int8, Ok(Execution::Packed));
         check(int(32), svd, Err("rank of the factors"));
         let aligned = LowRank { align: 32, ..LowRank::with_ratio(LowRankMethod::Svd, 0.9) };
-        check(int(32), LayerChange::LowRank(Some(aligned)), Ok(Execution::Simulated));
-        check(int(32), correction, Ok(Execution::Simulated));
+        check(int(32), LayerChange::LowRank(Some(aligned)), Ok(Execution::Packed));
+        check(int(32), correction, Ok(Execution::Packed));
     }
 
     #[test]
@@ -180,7 +182,7 @@ mod tests {
         let awq = LayerChange::Rounding(Rounding::Awq(AwqOptions::default()));
         let of_block: Vec<usize> = (0..graph.layers.len()).filter(|&i| graph.layers[i].block == Some(0)).collect();
         assert!(legality.of_change(&settings, &of_block[..1], awq).unwrap_err().to_string().contains("q, k and v"));
-        assert_eq!(legality.of_change(&settings, &of_block, awq), Ok(Some(Execution::Simulated)));
+        assert_eq!(legality.of_change(&settings, &of_block, awq), Ok(Some(Execution::Packed)));
         settings[of_block[0]].weights = WeightFormat::Q4k;
         assert!(legality.check(&settings, &of_block[..1]).is_err());
         let gptq = LayerChange::Rounding(Rounding::Gptq(GptqOptions::default()));

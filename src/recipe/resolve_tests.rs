@@ -100,11 +100,13 @@ fn a_mask_is_never_smaller() {
 
 #[test]
 fn simulated_formats_are_labelled() {
-    let int = WeightFormat::Int(IntFormat { bits: 4, group: Group::Row, symmetric: false });
-    let plan = Recipe::uniform("x", int, None).resolve(&tiny_graph(), &cpu()).unwrap();
-    assert_eq!(plan.n_simulated(), 14);
-    let plan = Recipe::uniform("x", WeightFormat::Q8_0, None).resolve(&tiny_graph(), &cpu()).unwrap();
-    assert_eq!(plan.n_simulated(), 0);
+    let int = |bits| WeightFormat::Int(IntFormat { bits, group: Group::Row, symmetric: false });
+    for (format, n_simulated) in
+        [(int(3), 14), (int(4), 0), (int(8), 0), (WeightFormat::Q8_0, 0), (WeightFormat::Bf16, 0)]
+    {
+        let plan = Recipe::uniform("x", format, None).resolve(&tiny_graph(), &cpu()).unwrap();
+        assert_eq!(plan.n_simulated(), n_simulated, "{}", format.label());
+    }
 }
 
 use crate::model::LayerRole;

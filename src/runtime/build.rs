@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::compress::{Compressed, Job, Moments, PackedWeights, compress};
@@ -115,7 +115,7 @@ impl<'a> Build<'a> {
         let Some((compressed, secs)) = stored else { return Ok(None) };
         let bias = self.bias(target, scales)?;
         let task = Task { target, compressed, secs, bias };
-        Ok(Some(task.finish(self.keep_packed, self.work.device)?))
+        Ok(Some(task.finish(self.keep_packed)?))
     }
 
     fn insert(&mut self, target: &Target<'_>, mut made: Made, was_kept: bool) {
@@ -179,7 +179,7 @@ impl<'a> Build<'a> {
         };
         let mut dense = Vec::new();
         for target in outline.targets.iter().filter(in_groups) {
-            let weights = self.dense_layer(target.layer)?.dequantize()?;
+            let weights = self.dense_layer(target.layer)?.dequantize();
             let (role, settings) = (target.layer.role, &target.settings);
             dense.push(DenseLayer { role, weights, shape: target.shape, settings });
         }
@@ -216,7 +216,7 @@ impl<'a> Build<'a> {
                 self.work.store(task.target.key, &[&head, &body]);
             }
             let target = task.target;
-            let made = task.finish(self.keep_packed, self.work.device)?;
+            let made = task.finish(self.keep_packed)?;
             self.insert(target, made, false);
         }
         Ok(())
@@ -259,7 +259,7 @@ struct Task<'a, 'b> {
 }
 
 impl Task<'_, '_> {
-    fn finish(self, keep_packed: bool, device: &Device) -> Result<Made, RuntimeError> {
+    fn finish(self, keep_packed: bool) -> Result<Made, RuntimeError> {
         let Self { target, compressed, secs, bias } = self;
         let packed = keep_packed.then(|| compressed.clone());
         let told = MadeLayer {
@@ -278,7 +278,7 @@ impl Task<'_, '_> {
             bias,
             activations: compressed.activations,
         };
-        let linear = Arc::new(Linear::new(parts, device)?);
+        let linear = Arc::new(Linear::new(parts)?);
         Ok(Made { kept: Kept { linear, told }, packed })
     }
 }
@@ -293,7 +293,7 @@ fn compress_one<'a, 'b>(
 ) -> Result<Task<'a, 'b>, RuntimeError> {
     let start = Instant::now();
     let role = target.layer.role;
-    let mut weights = dense.dequantize()?;
+    let mut weights = dense.dequantize();
     let columns = scales::column_scales(scales, role);
     scales::apply(&mut weights, target.shape[1], scales::row_scales(scales, role), columns);
     let divided;

@@ -187,19 +187,16 @@ fn states(model: &Llama, tokens: &[u32]) -> Result<Tensor, RuntimeError> {
 /// Sum over the positions of KL(whole ‖ cut), in nats.
 fn divergence_of(whole: &Llama, expected: &Tensor, cut: &Llama, tokens: &[u32]) -> Result<f64, RuntimeError> {
     let found = states(cut, tokens)?;
-    let vocab_size = whole.config().vocab_size;
+    let (width, vocab_size) = (whole.config().hidden_size, whole.config().vocab_size);
+    let (mut logits, mut cut_logits) = (Vec::new(), Vec::new());
     let mut sum = 0.0;
     for first in (0..tokens.len()).step_by(CHUNK) {
-        let len = CHUNK.min(tokens.len() - first);
-        let expected = whole.head(&expected.narrow(0, first, len)?)?;
-        let found = cut.head(&found.narrow(0, first, len)?)?;
-        sum += with_values(&expected, |expected| {
-            with_values(&found, |found| {
-                let rows = expected.par_chunks(vocab_size).zip(found.par_chunks(vocab_size));
-                let kl: Vec<f64> = rows.map(|(expected, found)| divergence(expected, found, 0).kl).collect();
-                kl.iter().sum::<f64>()
-            })
-        })??;
+        let rows = first * width..(first + CHUNK).min(tokens.len()) * width;
+        with_values(expected, |states| whole.head(&states[rows.clone()], &mut logits))??;
+        with_values(&found, |states| cut.head(&states[rows], &mut cut_logits))??;
+        let rows = logits.par_chunks(vocab_size).zip(cut_logits.par_chunks(vocab_size));
+        let kl: Vec<f64> = rows.map(|(expected, found)| divergence(expected, found, 0).kl).collect();
+        sum += kl.iter().sum::<f64>();
     }
     Ok(sum)
 }

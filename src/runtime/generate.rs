@@ -35,9 +35,9 @@ pub fn generate(
     let mut cache = model.new_cache(capacity)?;
     let mut rng = StdRng::seed_from_u64(sampling.seed);
     let mut next = prompt.to_vec();
-    let mut text = Vec::new();
+    let (mut text, mut logits) = (Vec::new(), Vec::new());
     while text.len() < n_tokens && cache.len() + next.len() <= capacity && keep_going(text.len() as u32) {
-        let logits: Vec<f32> = model.next_logits(&next, &mut cache)?.to_vec1()?;
+        model.next_logits(&next, &mut cache, &mut logits)?;
         let token = choose(&logits, sampling.temperature, &mut rng)?;
         if config.eos_tokens.contains(&token) {
             break;

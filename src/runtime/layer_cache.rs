@@ -71,8 +71,6 @@ impl LayerCache {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
     use crate::compress::{ActivationGrid, PackedWeights};
     use crate::nn::LinearParts;
@@ -84,7 +82,7 @@ mod tests {
             let packed = PackedWeights::F32(vec![0.0; 64]);
             let (path, execution, activations) = (name.into(), Execution::Packed, ActivationGrid::Float);
             let parts = LinearParts { path, packed, shape: [8, 8], execution, bias: None, activations };
-            let linear = Arc::new(Linear::new(parts, &Device::Cpu).unwrap());
+            let linear = Arc::new(Linear::new(parts).unwrap());
             Kept { linear, told: MadeLayer::new(name.into()) }
         };
         let mut cache = LayerCache::new(2 * layer("a").linear.held_bytes());

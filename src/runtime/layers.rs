@@ -60,17 +60,16 @@ pub(super) fn dense(
     weights: Vec<f32>,
     shape: [usize; 2],
     bias: Option<Tensor>,
-    device: &Device,
 ) -> Result<Arc<Linear>, NnError> {
     let parts = LinearParts {
         path: path.clone(),
         packed: PackedWeights::F32(weights),
         shape,
-        execution: Execution::Widened,
+        execution: Execution::Packed,
         bias,
         activations: ActivationGrid::Float,
     };
-    Ok(Arc::new(Linear::new(parts, device)?))
+    Ok(Arc::new(Linear::new(parts)?))
 }
 
 /// The values of an f32 vector.

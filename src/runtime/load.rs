@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use half::{bf16, f16};
 
 use crate::checkpoint::Checkpoint;
 use crate::compress::{ActivationGrid, LowRankMatrix, PackedWeights};
@@ -87,33 +88,56 @@ fn block(
 }
 
 fn linear(checkpoint: &Checkpoint, layer: &Layer, device: &Device) -> Result<Linear, RuntimeError> {
-    let finite = |name: &str| {
-        let weights = checkpoint.read_f32(name)?.ok_or_else(|| NnError::Missing(name.to_owned()))?;
-        match weights.iter().position(|weight| !weight.is_finite()) {
-            Some(index) => Err(RuntimeError::BrokenWeight { what: format!("weight {index} of {name}") }),
-            None => Ok(PackedWeights::F32(weights)),
-        }
-    };
+    let dense = |name: &str| dense(checkpoint, name);
     let tensors = layer.tensors();
-    let (packed, execution) = match (&tensors[..], layer.stored) {
+    let packed = match (&tensors[..], layer.stored) {
         ([(name, _)], StoredFormat::Ggml(format)) => {
             let entry = checkpoint.entry(name).ok_or_else(|| NnError::Missing(name.clone()))?;
-            (PackedWeights::Ggml { format, bytes: checkpoint.read(entry)? }, Execution::Packed)
+            PackedWeights::Ggml { format, bytes: checkpoint.read(entry)? }
         }
         ([(up, [rows, rank]), (down, [_, row_len])], _) => {
             let shape = [*rows, *rank, *row_len];
-            let factors = LowRankMatrix { up: Box::new(finite(up)?), down: Arc::new(finite(down)?), shape };
-            (PackedWeights::LowRank(factors), Execution::Widened)
+            let factors = LowRankMatrix { up: Box::new(dense(up)?), down: Arc::new(dense(down)?), shape };
+            PackedWeights::LowRank(factors)
         }
-        (whole, _) => (finite(&whole[0].0)?, Execution::Widened),
+        (whole, _) => dense(&whole[0].0)?,
     };
     let bias = match layer.bias_len {
         0 => None,
         _ => Some(vector(checkpoint, &format!("{}.bias", layer.path), device)?),
     };
     let activations = ActivationGrid::Float;
-    let parts = LinearParts { path: layer.path.clone(), packed, shape: layer.shape, execution, bias, activations };
-    Ok(Linear::new(parts, device)?)
+    let (path, shape, execution) = (layer.path.clone(), layer.shape, Execution::Packed);
+    let parts = LinearParts { path, packed, shape, execution, bias, activations };
+    Ok(Linear::new(parts)?)
+}
+
+/// The weights of a dense tensor as the file holds them.
+fn dense(checkpoint: &Checkpoint, name: &str) -> Result<PackedWeights, RuntimeError> {
+    let missing = || NnError::Missing(name.to_owned());
+    let entry = checkpoint.entry(name).ok_or_else(missing)?;
+    let finite = |broken: Option<usize>, weights: PackedWeights| match broken {
+        Some(index) => Err(RuntimeError::BrokenWeight { what: format!("weight {index} of {name}") }),
+        None => Ok(weights),
+    };
+    match entry.format {
+        StoredFormat::F16 => {
+            let weights: Vec<f16> = pairs(&checkpoint.read(entry)?).map(f16::from_le_bytes).collect();
+            finite(weights.iter().position(|weight| !weight.is_finite()), PackedWeights::F16(weights))
+        }
+        StoredFormat::Bf16 => {
+            let weights: Vec<bf16> = pairs(&checkpoint.read(entry)?).map(bf16::from_le_bytes).collect();
+            finite(weights.iter().position(|weight| !weight.is_finite()), PackedWeights::Bf16(weights))
+        }
+        StoredFormat::F32 | StoredFormat::Ggml(_) => {
+            let weights = checkpoint.read_f32(name)?.ok_or_else(missing)?;
+            finite(weights.iter().position(|weight| !weight.is_finite()), PackedWeights::F32(weights))
+        }
+    }
+}
+
+fn pairs(bytes: &[u8]) -> impl Iterator<Item = [u8; 2]> {
+    bytes.as_chunks::<2>().0.iter().copied()
 }
 
 fn vector(checkpoint: &Checkpoint, name: &str, device: &Device) -> Result<Tensor, RuntimeError> {

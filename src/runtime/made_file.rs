@@ -82,7 +82,7 @@ fn unchanged(work: Work<'_>, target: &Target<'_>, linear: &Linear) -> Result<Pac
         let entry = work.checkpoint.entry(&name).ok_or(NnError::Missing(name))?;
         return Ok(PackedWeights::Ggml { format, bytes: work.checkpoint.read(entry)? });
     }
-    let dense = linear.dequantize()?;
+    let dense = linear.dequantize();
     // A product of factors has no format of its own that would hold it.
     let native = if layer.rank.is_some() { StoredFormat::F32 } else { layer.stored };
     let settings = &target.settings;

@@ -39,7 +39,7 @@ impl Base {
         for sharing in &work.plan.sharing {
             let members = members(work, sharing);
             match sharing.method {
-                SharingMethod::Tie => base.tie(work, &members, &mut parts)?,
+                SharingMethod::Tie => base.tie(&members, &mut parts)?,
                 SharingMethod::Basis => groups.push(Group { sharing, members, moments: Vec::new() }),
             }
         }
@@ -53,16 +53,15 @@ impl Base {
     }
 
     /// One tensor, the mean, for all members.
-    fn tie(&mut self, work: Work<'_>, members: &[(usize, &Layer)], parts: &mut LlamaParts) -> Result<(), RuntimeError> {
+    fn tie(&mut self, members: &[(usize, &Layer)], parts: &mut LlamaParts) -> Result<(), RuntimeError> {
         let Some(&(first, first_layer)) = members.first() else { return Ok(()) };
         let mut weights = Vec::with_capacity(members.len());
         for (_, layer) in members {
-            weights.push(own(parts, layer)?.dequantize()?);
+            weights.push(own(parts, layer)?.dequantize());
         }
         let weights: Vec<&[f32]> = weights.iter().map(Vec::as_slice).collect();
         let original = own(parts, first_layer)?;
-        let mean =
-            layers::dense(&first_layer.path, tie(&weights), original.shape(), original.bias().cloned(), work.device)?;
+        let mean = layers::dense(&first_layer.path, tie(&weights), original.shape(), original.bias().cloned())?;
         for (index, layer) in members {
             let bias = own(parts, layer)?.bias().cloned();
             let linear = if *index == first { mean.clone() } else { Arc::new(mean.tied(layer.path.clone(), bias)) };
@@ -159,7 +158,7 @@ impl Base {
                 bias,
                 activations: compressed.activations,
             };
-            let linear = Arc::new(Linear::sharing(linear, &mut factors, work.device)?);
+            let linear = Arc::new(Linear::sharing(linear, &mut factors)?);
             work.watch.made(&told);
             layers::replace(parts, layer, linear.clone());
             self.shared.insert(*index, Made { kept: Kept { linear, told }, packed: Some(compressed) });
@@ -194,7 +193,7 @@ impl Group<'_> {
         let failed = keys::of_layer(&first.path);
         let mut weights = Vec::with_capacity(self.members.len());
         for (_, layer) in &self.members {
-            weights.push(own(parts, layer)?.dequantize()?);
+            weights.push(own(parts, layer)?.dequantize());
         }
         let shape @ [rows, row_len] = own(parts, first)?.shape();
         let rank = basis_rank(shape, self.members.len(), self.sharing.ratio.unwrap_or(1.0));

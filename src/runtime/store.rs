@@ -194,13 +194,13 @@ impl ModelStore {
             };
             let own = LinearParts {
                 path: layer.path.clone(),
-                packed: PackedWeights::F32(linear.dequantize()?),
+                packed: PackedWeights::F32(linear.dequantize()),
                 shape: linear.shape(),
                 execution: Execution::Simulated,
                 bias: linear.bias().cloned(),
                 activations: linear.activations(),
             };
-            let linear = Arc::new(Linear::new(own, &self.device)?);
+            let linear = Arc::new(Linear::new(own)?);
             layers::replace(&mut parts, layer, linear);
         }
         Ok(Arc::new(Llama::new(parts, self.device.clone())?))

@@ -48,18 +48,17 @@ pub fn repetition(
     cache.truncate(0);
     let (prompt, rest) = trace.split_at(n_prompt.min(trace.len()));
     let mut decode_nanos = Vec::with_capacity(rest.len());
+    let mut logits = Vec::with_capacity(model.config().vocab_size);
     let start = Instant::now();
-    let logits = model.next_logits(prompt, cache)?;
+    model.next_logits(prompt, cache, &mut logits)?;
     let prefill_nanos = nanos(start);
-    drop(logits);
     let check = |done| if keep_going(done) { Ok(()) } else { Err(RuntimeError::Cancelled) };
     check(0)?;
     cache.truncate(cache.capacity().saturating_sub(rest.len()));
     for token in rest {
         let start = Instant::now();
-        let logits = model.next_logits(std::slice::from_ref(token), cache)?;
+        model.next_logits(std::slice::from_ref(token), cache, &mut logits)?;
         decode_nanos.push(nanos(start));
-        drop(logits);
         check(decode_nanos.len())?;
     }
     Ok(Repetition { prefill_nanos, decode_nanos })

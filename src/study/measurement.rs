@@ -60,7 +60,7 @@ pub struct Measurements {
     pub bits_per_weight: f64,
     /// Layers whose format has no product on the device: their speed and resident memory are not the format's.
     pub simulated_layers: u32,
-    /// What ran: product path (`candle q8_0`, `candle f32, widened from f16`) and the number of layers on it.
+    /// What ran: product path (`trimtab q8_0 (avx512-vnni)`, `candle q8_0` in older studies) and the number of layers on it.
     pub products: BTreeMap<String, u32>,
     /// Layers compressed for this trial; the others were kept from earlier trials.
     pub compressed_layers: u32,
@@ -199,7 +199,7 @@ pub enum Caution {
         /// How many layers.
         layers: u32,
     },
-    /// The checkpoint's half precision is widened to f32 to run.
+    /// The checkpoint's half precision was widened to f32 to run. Older studies have it.
     Widened {
         /// How many layers.
         layers: u32,

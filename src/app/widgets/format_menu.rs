@@ -142,7 +142,6 @@ impl FormatMenu<'_> {
         let response = ui.add_enabled(legality.is_ok(), button).accessible_name(format.label());
         match legality {
             Ok(Some(Execution::Simulated)) => response.on_hover_text(self.words.simulated_note).clicked(),
-            Ok(Some(Execution::Widened)) => response.on_hover_text(self.words.widened_note).clicked(),
             Ok(_) => response.clicked(),
             Err(reason) => response.on_disabled_hover_text(reason).clicked(),
         }

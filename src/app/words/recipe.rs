@@ -73,8 +73,6 @@ pub struct RecipeWords {
     pub int_symmetric: &'static str,
     /// The format is dequantized on this device.
     pub simulated_note: &'static str,
-    /// The format is widened on this device.
-    pub widened_note: &'static str,
     /// The same in one word, inside the menu of formats.
     pub simulated: &'static str,
     /// What the first column does.
@@ -125,7 +123,6 @@ impl RecipeWords {
         int_row: "row",
         int_symmetric: "Symmetric",
         simulated_note: "Simulated on this device: quality and bytes are the format's own, speed is not",
-        widened_note: "Widened to f32 at load, which is exact",
         simulated: "simulated",
         toggle_note: "Off leaves the layer as the checkpoint has it; on gives its settings back",
         layer_note: |shape, stored| format!("{shape} (out × in), stored as {stored}"),

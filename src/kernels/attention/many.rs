@@ -1,168 +1,229 @@
-//! Several queries at once: keys and values of a tile are packed into panels for many rows.
+//! Several queries at once: keys and values of a tile are packed for many rows.
 
 use std::ops::Range;
 
-use rayon::prelude::*;
+use crate::kernels::attention::tile::{KEYS, Lane, Scores, mix, scale, score, soften};
+use crate::kernels::attention::{HeadShape, TASK, Work, with_room};
+use crate::kernels::pool::{Parts, Share, share_out_if};
+use crate::kernels::vector::{LANES, Lanes, Pair, Register, Wide, compiled_for};
+use crate::kernels::{Isa, Rows};
 
-use crate::kernels::Rows;
-use crate::kernels::attention::{HeadShape, KEYS, PANEL, ROWS, TASK, Work, scale_by, soften, with_room};
-use crate::kernels::panels::{Place, product};
-
-/// Rows (queries × the heads that share their keys) that a packed tile serves.
-const TASK_ROWS: usize = 128;
+/// Rows (queries × the heads that share their keys) that a packed tile serves: with their queries and sums they stay in
+/// the second-level cache.
+const TASK_ROWS: usize = 256;
+/// Rows that pass over a tile together, with a register for the sums of each: as many as hide the latency of a
+/// multiply-add and leave registers for the rest.
+const WIDE_ROWS: usize = 12;
+/// The same where a row takes two of sixteen registers.
+const NARROW_ROWS: usize = 6;
+/// Products of queries and keys from which two threads are faster than one.
+const LARGE: usize = 1 << 19;
 
 /// Queries of one task.
 fn task_queries(heads: HeadShape) -> usize {
     (TASK_ROWS / heads.group()).max(1)
 }
 
-/// Lengths of the parts of a task's scratch: queries, maxima, panels of keys and of values, a row as read.
-fn lengths(heads: HeadShape, n_rows: usize) -> [usize; 5] {
-    let head_dim = heads.head_dim;
-    let values = KEYS * head_dim.next_multiple_of(PANEL);
-    [n_rows * head_dim, n_rows, KEYS * head_dim, values, Rows::scratch_len(head_dim)]
+/// Registers that the features of a value take.
+fn panels(heads: HeadShape) -> usize {
+    heads.head_dim.div_ceil(LANES)
+}
+
+/// Values of the parts of a task's scratch: queries, sums, panels of keys and of values, maximum and sum of each row, a
+/// row as read.
+fn lengths(heads: HeadShape, n_rows: usize) -> [usize; 6] {
+    let (head_dim, padded) = (heads.head_dim, panels(heads) * LANES);
+    let n_rows = n_rows.next_multiple_of(WIDE_ROWS);
+    [n_rows * head_dim, n_rows * padded, KEYS * head_dim, KEYS * padded, n_rows, Rows::scratch_len(head_dim)]
 }
 
 pub(super) fn scratch_bytes(heads: HeadShape, seq: usize, threads: usize) -> usize {
     let n_rows = task_queries(heads).min(seq) * heads.group();
-    let runs = seq * heads.n_heads * heads.head_dim;
-    threads * (4 * (lengths(heads, n_rows).iter().sum::<usize>() + ROWS * KEYS) + 8 * n_rows) + 4 * runs
+    let sums = 8 * n_rows.next_multiple_of(WIDE_ROWS);
+    threads * (4 * lengths(heads, n_rows).iter().sum::<usize>() + sums)
 }
 
-/// Keys and values of one head in panels.
+/// Some queries with one key-value head.
+struct Task {
+    kv_head: usize,
+    queries: Range<usize>,
+}
+
+/// Rows of a task that pass together: a query of each head of the group, then the next query.
+struct Block<'a, const R: usize> {
+    queries: &'a [[f32; R]],
+    /// Weighted values so far, 16 features outermost.
+    mixed: &'a mut [[Lane; R]],
+    /// Largest score of each row so far.
+    maxima: &'a mut [f32; R],
+    /// Sum of each row's weights so far.
+    sums: &'a mut [f64; R],
+    /// Position of each row in the text; rows that only fill the block up have the last.
+    positions: [usize; R],
+}
+
+/// A tile of keys and values of one head.
 struct Tile<'a> {
-    /// [`PANEL`] keys side by side, features outermost.
-    keys: &'a [f32],
-    /// [`PANEL`] features side by side, keys outermost.
-    values: &'a [f32],
+    /// Features outermost.
+    keys: &'a [[Lane; KEYS / LANES]],
+    /// 16 features outermost, then keys.
+    values: &'a [[Lane; KEYS]],
     range: Range<usize>,
 }
 
-/// Rows of a task: a query of each head of the group, then the next query.
-struct RowsOfTask<'a> {
-    queries: &'a [f32],
-    /// Largest score of each row so far.
-    maxima: &'a mut [f32],
-    /// Sum of each row's weights so far.
-    sums: &'a mut [f64],
-    /// Weighted values so far.
-    mixed: &'a mut [f32],
-    /// Of the first row, in rows of the text: the row's position times the group's heads.
-    first: usize,
-}
-
 impl Work<'_> {
-    /// Tasks of some queries and one key-value head. Each writes a run of its own, put in order at the end.
-    pub(super) fn many(&self, mixed: &mut [f32]) {
+    /// Tasks of some queries and one key-value head, dealt to the threads before they start.
+    pub(super) fn many(&self, isa: Isa, mixed: &mut [f32]) {
         let HeadShape { n_heads, n_kv_heads, head_dim } = self.heads;
-        let (width, run) = (n_heads * head_dim, self.heads.group() * head_dim);
-        let seq = mixed.len() / width;
-        let share = task_queries(self.heads);
-        let mut runs = vec![0.0; mixed.len()];
-        let n_whole = seq / share * n_kv_heads;
-        let (whole, rest) = runs.split_at_mut(n_whole * share * run);
-        let whole = whole.par_chunks_mut(share * run).enumerate();
-        let rest = rest.par_chunks_mut((seq % share * run).max(1)).enumerate();
-        // The last queries see most: they go first, so that no thread ends long after the others.
-        rest.map(|(number, runs)| (n_whole + number, runs))
-            .chain(whole.rev())
-            .with_max_len(1)
-            .for_each(|(number, runs)| self.task(number % n_kv_heads, number / n_kv_heads * share, runs));
-        for (mixed, runs) in mixed.chunks_mut(share * width).zip(runs.chunks(share * width)) {
-            let queries = mixed.len() / width;
-            for (query, mixed) in mixed.chunks_mut(width).enumerate() {
-                for (head, mixed) in mixed.chunks_mut(run).enumerate() {
-                    mixed.copy_from_slice(&runs[(head * queries + query) * run..][..run]);
-                }
-            }
-        }
-    }
-
-    /// The queries from `first_query` on with one key-value head; `mixed`: (queries, group · `head_dim`), zeros.
-    fn task(&self, kv_head: usize, first_query: usize, mixed: &mut [f32]) {
-        let (head_dim, group) = (self.heads.head_dim, self.heads.group());
-        let n_rows = mixed.len() / head_dim;
-        let first = self.position + first_query;
-        let last = first + n_rows / group - 1;
-        let lengths = lengths(self.heads, n_rows);
-        let mut sums = vec![0.0_f64; n_rows];
-        with_room(&TASK, lengths.iter().sum(), |scratch| {
-            let (queries, scratch) = scratch.split_at_mut(lengths[0]);
-            let (maxima, scratch) = scratch.split_at_mut(lengths[1]);
-            let (keys, scratch) = scratch.split_at_mut(lengths[2]);
-            let (values, scratch) = scratch.split_at_mut(lengths[3]);
-            for (query, queries) in queries.chunks_mut(group * head_dim).enumerate() {
-                self.scaled(first_query + query, kv_head, queries);
-            }
-            maxima.fill(f32::NEG_INFINITY);
-            for start in (0..=last).step_by(KEYS) {
-                let range = start..(start + KEYS).min(last + 1);
-                if self.sight.misses(first, last, &range) {
-                    continue;
-                }
-                self.pack(kv_head, &range, [&mut *keys, &mut *values, &mut *scratch]);
-                let tile = Tile { keys, values, range };
-                let rows = queries.chunks(ROWS * head_dim).zip(mixed.chunks_mut(ROWS * head_dim));
-                let states = maxima.chunks_mut(ROWS).zip(sums.chunks_mut(ROWS)).enumerate();
-                for ((queries, mixed), (number, (maxima, sums))) in rows.zip(states) {
-                    let rows = RowsOfTask { queries, maxima, sums, mixed, first: first * group + number * ROWS };
-                    self.advance(&tile, rows);
-                }
+        let seq = mixed.len() / (n_heads * head_dim);
+        let per_task = task_queries(self.heads);
+        let n_tasks = n_kv_heads * seq.div_ceil(per_task);
+        let mixed = Parts::new(mixed);
+        let work = seq.saturating_mul(self.position + seq).saturating_mul(n_heads * head_dim);
+        share_out_if(work >= LARGE, |share| {
+            // The last queries see most. They go first, back and forth over the threads, so that all end together.
+            for number in (0..n_tasks).filter(|number| is_dealt(*number, share)) {
+                let start = (seq - 1) / per_task * per_task - number / n_kv_heads * per_task;
+                let task = Task { kv_head: number % n_kv_heads, queries: start..(start + per_task).min(seq) };
+                let n_rows = task.queries.len() * self.heads.group();
+                with_room(&TASK, lengths(self.heads, n_rows).iter().sum(), |scratch| {
+                    compiled_for(
+                        isa,
+                        #[inline(always)]
+                        || match isa {
+                            Isa::Avx512 | Isa::Avx512Vnni => self.task::<Wide, WIDE_ROWS>(&task, scratch, &mixed),
+                            Isa::Avx2 | Isa::Avx2Vnni => self.task::<Pair, NARROW_ROWS>(&task, scratch, &mixed),
+                            Isa::Portable | Isa::Neon => self.task::<Lanes, NARROW_ROWS>(&task, scratch, &mixed),
+                        },
+                    );
+                });
             }
         });
-        for (mixed, sum) in mixed.chunks_mut(head_dim).zip(sums) {
-            let scale = (1.0 / sum) as f32;
-            scale_by(scale, mixed);
+    }
+
+    #[inline(always)]
+    fn task<V: Register, const R: usize>(&self, task: &Task, scratch: &mut [f32], mixed: &Parts<'_, f32>) {
+        let HeadShape { head_dim, n_heads, .. } = self.heads;
+        let group = self.heads.group();
+        let n_rows = task.queries.len() * group;
+        let n_blocks = n_rows.div_ceil(R);
+        let lengths = lengths(self.heads, n_rows);
+        let mut sums = vec![[0.0_f64; R]; n_blocks];
+        let (queries, scratch) = scratch.split_at_mut(lengths[0]);
+        let (sums_of_values, scratch) = scratch.split_at_mut(lengths[1]);
+        let (keys, scratch) = scratch.split_at_mut(lengths[2]);
+        let (values, scratch) = scratch.split_at_mut(lengths[3]);
+        let (maxima, scratch) = scratch.split_at_mut(lengths[4]);
+        let queries = &mut queries.as_chunks_mut::<R>().0[..n_blocks * head_dim];
+        let rows = sums_of_values.as_chunks_mut::<LANES>().0.as_chunks_mut::<R>().0;
+        let rows = &mut rows[..n_blocks * panels(self.heads)];
+        let maxima = &mut maxima.as_chunks_mut::<R>().0[..n_blocks];
+        self.arrange(task, queries);
+        rows.fill([[0.0; LANES]; R]);
+        maxima.fill([f32::NEG_INFINITY; R]);
+        let position = |row: usize| self.position + task.queries.start + (row / group).min(task.queries.len() - 1);
+        let (first, last) = (position(0), position(n_rows - 1));
+        for start in (0..=last).step_by(KEYS) {
+            let range = start..(start + KEYS).min(last + 1);
+            if self.sight.misses(first, last, &range) {
+                continue;
+            }
+            self.pack(task.kv_head, &range, [&mut *keys, &mut *values, &mut *scratch]);
+            let tile = Tile {
+                keys: keys.as_chunks::<LANES>().0.as_chunks().0,
+                values: values.as_chunks::<LANES>().0.as_chunks().0,
+                range,
+            };
+            let blocks = queries.chunks_exact(head_dim).zip(rows.chunks_exact_mut(panels(self.heads)));
+            let states = maxima.iter_mut().zip(&mut sums);
+            for (number, ((queries, mixed), (maxima, sums))) in blocks.zip(states).enumerate() {
+                let mut positions = [0; R];
+                for (row, slot) in positions.iter_mut().enumerate() {
+                    *slot = position(number * R + row);
+                }
+                self.advance::<V, R>(&tile, &mut Block { queries, mixed, maxima, sums, positions });
+            }
+        }
+        for row in 0..n_rows {
+            let (block, lane) = (row / R, row % R);
+            let scale = (1.0 / sums[block][lane]) as f32;
+            let head = task.kv_head * group + row % group;
+            let place = ((task.queries.start + row / group) * n_heads + head) * head_dim;
+            // SAFETY: a query's row of one head belongs to one task, and a task to one share.
+            let mixed = unsafe { mixed.range(place..place + head_dim) };
+            for (mixed, features) in mixed.chunks_mut(LANES).zip(&rows[block * panels(self.heads)..]) {
+                for (mixed, feature) in mixed.iter_mut().zip(&features[lane]) {
+                    *mixed = feature * scale;
+                }
+            }
         }
     }
 
+    /// The task's queries scaled by 1 / √d in blocks of R rows, features outermost; rows that fill up are zero.
+    #[inline(always)]
+    fn arrange<const R: usize>(&self, task: &Task, queries: &mut [[f32; R]]) {
+        let (head_dim, group) = (self.heads.head_dim, self.heads.group());
+        queries.fill([0.0; R]);
+        let scale = self.scale();
+        for (number, query) in task.queries.clone().enumerate() {
+            for (head, features) in self.query(query, task.kv_head).chunks_exact(head_dim).enumerate() {
+                let row = number * group + head;
+                for (slot, feature) in queries[row / R * head_dim..].iter_mut().zip(features) {
+                    slot[row % R] = feature * scale;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
     fn pack(&self, kv_head: usize, range: &Range<usize>, [keys, values, scratch]: [&mut [f32]; 3]) {
         let head_dim = self.heads.head_dim;
+        let keys = keys.as_chunks_mut::<KEYS>().0;
         for (index, token) in range.clone().enumerate() {
-            let panel = &mut keys[index / PANEL * PANEL * head_dim..][..PANEL * head_dim];
             let key = self.keys.read(self.place(token, kv_head), head_dim, scratch);
-            for (slot, feature) in panel.as_chunks_mut::<PANEL>().0.iter_mut().zip(key) {
-                slot[index % PANEL] = *feature;
+            for (slots, feature) in keys.iter_mut().zip(key) {
+                slots[index] = *feature;
             }
             let value = self.values.read(self.place(token, kv_head), head_dim, scratch);
-            for (features, panel) in value.chunks(PANEL).zip(values.chunks_mut(KEYS * PANEL)) {
-                panel[index * PANEL..][..features.len()].copy_from_slice(features);
+            for (features, panel) in value.chunks(LANES).zip(values.chunks_exact_mut(KEYS * LANES)) {
+                panel[index * LANES..][..features.len()].copy_from_slice(features);
             }
         }
     }
 
     /// Adds what the rows see of a tile.
-    fn advance(&self, tile: &Tile<'_>, rows: RowsOfTask<'_>) {
-        let (head_dim, group) = (self.heads.head_dim, self.heads.group());
-        let n_rows = rows.maxima.len();
-        let position = |row: usize| (rows.first + row) / group;
-        let (first, last) = (position(0), position(n_rows - 1));
+    #[inline(always)]
+    fn advance<V: Register, const R: usize>(&self, tile: &Tile<'_>, block: &mut Block<'_, R>) {
+        let (first, last) = (block.positions[0], block.positions[R - 1]);
         if self.sight.misses(first, last, &tile.range) {
             return;
         }
         let visible = (last + 1 - tile.range.start).min(tile.range.len());
-        let mut scores = [0.0_f32; ROWS * KEYS];
-        let scores = &mut scores[..n_rows * KEYS];
-        let panels = tile.keys.chunks_exact(head_dim * PANEL).take(visible.div_ceil(PANEL));
-        for (number, panel) in panels.enumerate() {
-            let place = Place { first: 0, column: number * PANEL, width: PANEL, n_inputs: head_dim, n_outputs: KEYS };
-            product(panel.as_chunks().0, rows.queries, scores, &place, false);
-        }
-        let states = rows.maxima.iter_mut().zip(rows.sums).zip(rows.mixed.chunks_mut(head_dim));
-        for (row, (scores, ((maximum, sum), mixed))) in scores.chunks_mut(KEYS).zip(states).enumerate() {
-            let scores = &mut scores[..visible.next_multiple_of(PANEL)];
-            self.sight.mask(scores, position(row), tile.range.start);
-            let (factor, added) = soften(scores, maximum);
-            *sum = *sum * f64::from(factor) + f64::from(added);
+        let n_panels = visible.div_ceil(LANES);
+        let mut scores: Scores<R> = [[[0.0; LANES]; KEYS / LANES]; R];
+        score::<V, R>(block.queries, tile.keys, n_panels, &mut scores);
+        let is_whole = self.sight.sees_all(first, last, &tile.range) && n_panels * LANES == visible;
+        for row in 0..R {
+            let scores = &mut scores[row][..n_panels];
+            if !is_whole {
+                self.sight.mask(scores.as_flattened_mut(), block.positions[row], tile.range.start);
+            }
+            let (factor, added) = soften::<V>(scores, &mut block.maxima[row]);
+            block.sums[row] = block.sums[row] * f64::from(factor) + f64::from(added);
             if factor != 1.0 {
-                scale_by(factor, mixed);
+                for features in &mut *block.mixed {
+                    scale::<V>(&mut features[row], factor);
+                }
             }
         }
-        for (number, panel) in tile.values.chunks_exact(KEYS * PANEL).enumerate() {
-            let column = number * PANEL;
-            let width = PANEL.min(head_dim - column);
-            let place = Place { first: 0, column, width, n_inputs: KEYS, n_outputs: head_dim };
-            product(&panel.as_chunks().0[..visible], scores, rows.mixed, &place, true);
+        for (values, mixed) in tile.values.iter().zip(&mut *block.mixed) {
+            mix::<V, R>(&scores, values, visible, mixed);
         }
     }
+}
+
+/// Whether the share gets the task: shares take turns from the first to the last and back.
+fn is_dealt(number: usize, share: Share) -> bool {
+    let (round, place) = (number / share.count, number % share.count);
+    share.index == if round.is_multiple_of(2) { place } else { share.count - 1 - place }
 }

@@ -2,17 +2,16 @@
 
 mod many;
 mod one;
+mod tile;
 
 use std::cell::Cell;
 use std::ops::Range;
 use std::thread::LocalKey;
 
-use crate::kernels::Rows;
-use crate::kernels::divergence::exp;
-use crate::kernels::panels::{PANEL, ROWS};
+use crate::kernels::{Isa, Rows};
 
-/// Keys whose scores exist at the same time; a multiple of [`PANEL`].
-const KEYS: usize = 64;
+/// Rows (queries × the heads that share their keys) for which a packed tile does not pay: a few queries go one by one.
+const FEW_ROWS: usize = 6;
 
 /// The heads of an attention. Consecutive query heads share a key-value head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +56,11 @@ impl Sight {
         keys.start > last || (keys.end <= self.start(first) && keys.start >= self.sinks)
     }
 
+    /// Whether all of the queries from `first` to `last` see all of `keys`.
+    fn sees_all(self, first: usize, last: usize, keys: &Range<usize>) -> bool {
+        keys.end <= first + 1 && (keys.start >= self.start(last) || keys.end <= self.sinks)
+    }
+
     /// Sets the scores of the keys from `first_key` on that the query at `position` does not see to −∞.
     fn mask(self, scores: &mut [f32], position: usize, first_key: usize) {
         let len = scores.len();
@@ -97,6 +101,17 @@ struct Work<'a> {
 /// Paper: Dao et al., 2022, arXiv:2205.14135; online softmax: Milakov and Gimelshein, 2018, arXiv:1805.02867; window and
 /// sinks: Xiao et al., 2023, arXiv:2309.17453.
 pub fn attend(queries: &[f32], keys: Rows<'_>, values: Rows<'_>, heads: HeadShape, sight: Sight, mixed: &mut [f32]) {
+    attend_on(Isa::current(), queries, [keys, values], heads, sight, mixed);
+}
+
+fn attend_on(
+    isa: Isa,
+    queries: &[f32],
+    [keys, values]: [Rows<'_>; 2],
+    heads: HeadShape,
+    sight: Sight,
+    mixed: &mut [f32],
+) {
     let HeadShape { n_heads, n_kv_heads, head_dim } = heads;
     assert!(n_heads > 0 && n_kv_heads > 0 && head_dim > 0 && n_heads.is_multiple_of(n_kv_heads), "whole groups");
     assert!(sight.window != Some(0), "a query sees its own token");
@@ -104,68 +119,41 @@ pub fn attend(queries: &[f32], keys: Rows<'_>, values: Rows<'_>, heads: HeadShap
     assert!(queries.len().is_multiple_of(width) && mixed.len() == queries.len(), "whole rows of queries");
     let (seq, tokens) = (queries.len() / width, keys.n_values() / kv_width);
     assert!(keys.n_values() == values.n_values() && tokens >= seq, "a key and a value for each query");
-    match seq {
-        0 => {}
-        1 => Work { queries, keys, values, heads, sight, position: tokens - 1 }.one(mixed),
-        _ => Work { queries, keys, values, heads, sight, position: tokens - seq }.many(mixed),
+    let work = Work { queries, keys, values, heads, sight, position: tokens - seq };
+    if seq * work.heads.group() > FEW_ROWS.max(work.heads.group()) {
+        return work.many(isa, mixed);
+    }
+    for (number, (queries, mixed)) in queries.chunks_exact(width).zip(mixed.chunks_exact_mut(width)).enumerate() {
+        Work { queries, position: work.position + number, ..work }.one(isa, mixed);
     }
 }
 
 /// Bytes that [`attend`] holds at the same time on `threads` threads, beside its result, for `seq` queries of a text of
 /// `tokens`.
 pub fn attend_scratch_bytes(heads: HeadShape, seq: usize, tokens: usize, threads: usize) -> usize {
-    if seq == 1 { one::scratch_bytes(heads, tokens, threads) } else { many::scratch_bytes(heads, seq, threads) }
+    if seq * heads.group() > FEW_ROWS.max(heads.group()) {
+        many::scratch_bytes(heads, seq, threads)
+    } else {
+        one::scratch_bytes(heads, tokens, threads)
+    }
 }
 
 impl Work<'_> {
-    /// The queries of a group of heads, scaled by 1 / √d.
-    fn scaled(&self, query: usize, kv_head: usize, scaled: &mut [f32]) {
+    /// 1 / √d.
+    fn scale(&self) -> f32 {
+        (1.0 / (self.heads.head_dim as f64).sqrt()) as f32
+    }
+
+    /// One query of the heads that share a key-value head.
+    fn query(&self, query: usize, kv_head: usize) -> &[f32] {
         let HeadShape { n_heads, head_dim, .. } = self.heads;
-        let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
-        let queries = &self.queries[query * n_heads * head_dim + kv_head * scaled.len()..][..scaled.len()];
-        for (scaled, query) in scaled.iter_mut().zip(queries) {
-            *scaled = query * scale;
-        }
+        let run = self.heads.group() * head_dim;
+        &self.queries[query * n_heads * head_dim + kv_head * run..][..run]
     }
 
     /// First value of the key (and value) of a token and head.
     fn place(&self, token: usize, kv_head: usize) -> usize {
         (token * self.heads.n_kv_heads + kv_head) * self.heads.head_dim
-    }
-}
-
-/// Turns scores (whole panels of them) into exp(score − maximum) under the maximum so far, and returns the factor for
-/// what was summed under the old one, and the sum of the new. Where no key was seen yet, weights are 0.
-#[inline]
-fn soften(scores: &mut [f32], maximum: &mut f32) -> (f32, f32) {
-    let chunks = scores.as_chunks_mut::<PANEL>().0;
-    let mut lanes = [*maximum; PANEL];
-    for chunk in &*chunks {
-        for lane in 0..PANEL {
-            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
-        }
-    }
-    let largest = lanes.iter().fold(*maximum, |max, lane| max.max(*lane));
-    if largest == f32::NEG_INFINITY {
-        scores.fill(0.0);
-        return (1.0, 0.0);
-    }
-    let factor = exp(*maximum - largest);
-    *maximum = largest;
-    let mut sums = [0.0_f32; PANEL];
-    for chunk in chunks {
-        for lane in 0..PANEL {
-            chunk[lane] = exp(chunk[lane] - largest);
-            sums[lane] += chunk[lane];
-        }
-    }
-    (factor, sums.iter().sum())
-}
-
-/// Multiplies values in place.
-fn scale_by(factor: f32, values: &mut [f32]) {
-    for value in values {
-        *value *= factor;
     }
 }
 
