@@ -265,8 +265,11 @@ fn logits(folder: &Path) -> Vec<f32> {
     let model = store.reference();
     let hidden =
         model.run_blocks(0..model.config().n_blocks, model.embed(&[1, 5, 9, 30]).unwrap(), None, None).unwrap();
-    let logits = model.head(&model.final_norm(&hidden).unwrap()).unwrap();
-    logits.flatten_all().unwrap().to_vec1().unwrap()
+    let mut logits = Vec::new();
+    trimtab::nn::with_values(&model.final_norm(&hidden).unwrap(), |normed| model.head(normed, &mut logits))
+        .unwrap()
+        .unwrap();
+    logits
 }
 
 #[test]
