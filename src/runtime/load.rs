@@ -6,11 +6,11 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use crate::checkpoint::Checkpoint;
-use crate::compress::{ActivationGrid, LowRankMatrix, PackedWeights};
+use crate::compress::{ActivationGrid, LowRankMatrix, PackedWeights, SparseMatrix};
 use crate::model::{BlockShape, Layer, LayerRole, LlamaConfig, ModelFamily, StoredFormat};
 use crate::nn::{Attention, Block, Linear, LinearParts, Llama, LlamaParts, Mlp, NnError, Rotary};
 use crate::recipe::{AttentionSettings, Execution, KvCacheSettings};
-use crate::runtime::RuntimeError;
+use crate::runtime::{RuntimeError, keys};
 
 /// Reads every tensor of the model. `progress` hears of layers done and in all, and ends the load by returning `false`.
 pub(super) fn reference(
@@ -96,12 +96,13 @@ fn linear(checkpoint: &Checkpoint, layer: &Layer, device: &Device) -> Result<Lin
     };
     let tensors = layer.tensors();
     let (packed, execution) = match (&tensors[..], layer.stored) {
+        _ if layer.sparse.is_some() => (PackedWeights::Sparse(sparse(checkpoint, layer)?), Execution::Packed),
         ([(name, _)], StoredFormat::Ggml(format)) => {
             let entry = checkpoint.entry(name).ok_or_else(|| NnError::Missing(name.clone()))?;
             (PackedWeights::Ggml { format, bytes: checkpoint.read(entry)? }, Execution::Packed)
         }
-        ([(up, [rows, rank]), (down, [_, row_len])], _) => {
-            let shape = [*rows, *rank, *row_len];
+        ([(up, up_shape), (down, _)], _) => {
+            let shape = [layer.shape[0], up_shape[1], layer.shape[1]];
             let factors = LowRankMatrix { up: Box::new(finite(up)?), down: Arc::new(finite(down)?), shape };
             (PackedWeights::LowRank(factors), Execution::Widened)
         }
@@ -114,6 +115,14 @@ fn linear(checkpoint: &Checkpoint, layer: &Layer, device: &Device) -> Result<Lin
     let activations = ActivationGrid::Float;
     let parts = LinearParts { path: layer.path.clone(), packed, shape: layer.shape, execution, bias, activations };
     Ok(Linear::new(parts, device)?)
+}
+
+/// The matrix of a layer whose zeros the files leave out.
+pub(super) fn sparse(checkpoint: &Checkpoint, layer: &Layer) -> Result<SparseMatrix, RuntimeError> {
+    let parts = checkpoint.read_sparse(layer)?.zip(layer.sparse);
+    let (parts, stored) = parts.ok_or_else(|| NnError::Missing(layer.path.0.clone()))?;
+    let matrix = SparseMatrix::from_bytes(layer.shape, stored.values, &parts.values, &parts.scales, parts.bitmask);
+    matrix.map_err(keys::of_layer(&layer.path))
 }
 
 fn vector(checkpoint: &Checkpoint, name: &str, device: &Device) -> Result<Tensor, RuntimeError> {

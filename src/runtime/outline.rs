@@ -180,7 +180,7 @@ fn how(index: usize, layer: &Layer, settings: &LayerSettings, reference: &Llama,
     let same_numbers = match settings.weights {
         WeightFormat::Native => is_original || layer.stored == StoredFormat::F32,
         // Widened half precision is the same numbers as named f32; what was cut from packed blocks is in f32 already.
-        WeightFormat::F32 => !is_original || !matches!(layer.stored, StoredFormat::Ggml(_)),
+        WeightFormat::F32 => !is_original || !matches!(layer.stored, StoredFormat::Ggml(_)) && layer.sparse.is_none(),
         _ => false,
     };
     if is_plain && same_numbers {

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use crate::cache::{DEFAULT_BUDGET_BYTES, Store};
 use crate::device::{DeviceInfo, DeviceSpec};
 use crate::eval::DataError;
-use crate::model::{ModelFamily, ModelSource, StoredFormat};
+use crate::model::{ModelFamily, ModelSource};
 use crate::nn::{Llama, NnError};
-use crate::recipe::{Plan, Recipe, WeightFormat};
+use crate::recipe::{Execution, Plan, Recipe};
 use crate::runtime::{ModelStore, RuntimeError, Sampling, generate};
 use crate::study::{
     Caution, Conditions, Failure, FailureKind, Measurements, Phase, SampleWorkload, StudyEvent, TrialSpec,
@@ -111,7 +111,7 @@ impl Executor for TrialExecutor {
             Some(workload) => Some(open.sample(workload, &variant.model, spec.seed, &sink)?),
         };
         let conditions = probe.finish(threads);
-        cautions.extend(plan_cautions(&plan, &open.store, &conditions, speed.is_some()));
+        cautions.extend(plan_cautions(&plan, &conditions, speed.is_some()));
         let known = measurements(&plan, &variant, report, conditions);
         let measurements = Measurements { quality, dequantized_quality, speed, sample_text, ..known };
         Ok((measurements, cautions))
@@ -200,18 +200,14 @@ fn has_blocks(plan: &Plan) -> bool {
     plan.layers.iter().any(|layer| layer.settings.weights.ggml().is_some())
 }
 
-fn plan_cautions(plan: &Plan, store: &ModelStore, conditions: &Conditions, timed: bool) -> Vec<Caution> {
-    let graph = store.checkpoint().graph();
+fn plan_cautions(plan: &Plan, conditions: &Conditions, timed: bool) -> Vec<Caution> {
     let is_kept = |index: usize| plan.layers[index].shape.is_some();
     let count = |keep: &dyn Fn(usize) -> bool| {
         (0..plan.layers.len()).filter(|index| is_kept(*index) && keep(*index)).count() as u32
     };
     let simulated = plan.n_simulated() as u32;
-    let masked = count(&|index| plan.layers[index].settings.sparsity.is_some());
-    let widened = count(&|index| {
-        plan.layers[index].settings.weights == WeightFormat::Native
-            && matches!(graph.layers[index].stored, StoredFormat::F16 | StoredFormat::Bf16)
-    });
+    let masked = count(&|index| plan.layers[index].settings.sparsity.is_some_and(|sparsity| !sparsity.is_bitmask()));
+    let widened = count(&|index| plan.layers[index].execution == Execution::Widened);
     let mut cautions = Vec::new();
     if simulated > 0 {
         cautions.push(Caution::Simulated { layers: simulated });
