@@ -54,10 +54,11 @@ impl Found<'_> {
                 formats.extend(self.entry(&name).map(|entry| entry.format));
             }
             if let Some(sparse) = layer.sparse
-                && let Some(other) = formats.iter().find(|format| **format != StoredFormat::F16)
+                && formats != [StoredFormat::F16]
             {
-                let (path, name) = (&layer.path, sparse.values.name());
-                return Err(self.refuse(format!("sparse: {path} is {name}, and has a tensor of {}", other.name())));
+                let found: Vec<&str> = formats.iter().map(|format| format.name()).collect();
+                let (path, name, found) = (&layer.path, sparse.values.name(), found.join(", "));
+                return Err(self.refuse(format!("sparse: {path} is {name} with one tensor of f16, not {found}")));
             }
             if let ([up, down], Some(_)) = (&formats[..], layer.rank)
                 && (up != down || matches!(up, StoredFormat::Ggml(_)))
