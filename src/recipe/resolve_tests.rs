@@ -175,6 +175,9 @@ fn zeros_that_the_file_leaves_out_count_as_they_are() {
     assert_eq!(reference.layers.iter().filter(is_packed).count(), 1);
     let anew = plan(&Recipe::uniform("x", WeightFormat::F16, None));
     assert_eq!(anew.weight_bytes(), dense.stored_bytes());
+    let tie = "format_version = 1\n[[sharing]]\nrole = \"up_proj\"\nblocks = [0, 1]\nmethod = \"tie\"\n";
+    let tied = plan(&Recipe::from_toml(tie).unwrap());
+    assert_eq!(tied.weight_bytes(), dense.stored_bytes() - 192 * 64 * 2, "a mean has no zeros of its own");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a recipe says of the whole model: structure, sharing, cache and attention.
 
 use crate::model::{BlockShape, Layer, LayerRole, ModelFamily, ModelGraph};
-use crate::recipe::plan::{layer_bits, matrix_bits};
+use crate::recipe::plan::{layer_bits, matrix_bits, settings_bits};
 use crate::recipe::resolve::Traced;
 use crate::recipe::{
     Allocation, BlockPart, KvFormat, LayerPlan, LayerSettings, Problem, RankRule, Recipe, RecipeIssue, Rounding,
@@ -252,7 +252,9 @@ pub(super) fn shared_bits(
     let Some(sharing) = group else { return (whole, note) };
     let is_first = members(graph, sharing).next() == position;
     match sharing.method {
-        SharingMethod::Tie => (if is_first { whole } else { 0 }, note),
+        // A mean has the zeros and the rank of none.
+        SharingMethod::Tie if is_first => (settings_bits(shape, &plan.settings, layer.stored).unwrap_or(0), note),
+        SharingMethod::Tie => (0, note),
         SharingMethod::Basis => {
             let count = members(graph, sharing).count();
             let rank = basis_rank(shape, count, sharing.ratio.unwrap_or(1.0));
