@@ -19,7 +19,6 @@ use trimtab::app::panels::trials::TrialsPanel;
 use trimtab::app::sweep::SweepSettings;
 use trimtab::app::{theme, words};
 use trimtab::device::DeviceSpec;
-use trimtab::recipe::Recipe;
 use trimtab::session::{CacheState, ModelState};
 use trimtab::study::{Study, TrialId};
 use trimtab::telemetry::TelemetrySnapshot;
@@ -58,14 +57,7 @@ impl Bench {
 
     /// Milliseconds of one frame with the pointer at `pointer`.
     fn frame(&mut self, pointer: Pos2) -> f64 {
-        let draft = Draft {
-            recipe: Recipe::reference(),
-            settings: Vec::new(),
-            blocks: Vec::new(),
-            shapes: Vec::new(),
-            plan: None,
-            generation: 0,
-        };
+        let draft = Draft::default();
         let cache = CacheState::default();
         let (sweep, plan) = (SweepSettings::default(), SweepPlan::default());
         let telemetry = Arc::new(TelemetrySnapshot::default());

@@ -40,6 +40,13 @@ pub fn significant(value: f64, digits: usize) -> String {
     format!("{value:.decimals$}")
 }
 
+/// A number as people type it: whole ones in full, others with seven significant digits at most and no zeros behind them.
+/// Reading it back gives what it shows.
+pub fn number(value: f64) -> String {
+    let value = if value.fract() == 0.0 { value } else { format!("{value:.6e}").parse().unwrap_or(value) };
+    if value != 0.0 && value.abs() < 1e-4 { format!("{value:e}") } else { value.to_string() }
+}
+
 /// A count with thousands separated by a thin comma: `89,143`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -146,6 +153,24 @@ mod tests {
         ];
         for (n, expected) in cases {
             assert_eq!(bytes(n), expected);
+        }
+    }
+
+    #[test]
+    fn numbers_are_typed_as_they_read() {
+        let cases = [
+            (0.0, "0"),
+            (100.0 * 0.07, "7"),
+            (99.999, "99.999"),
+            (1.0 / 3.0, "0.3333333"),
+            (1e-8, "1e-8"),
+            (0.01, "0.01"),
+            (16_777_217.0, "16777217"),
+            (-2.5, "-2.5"),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(number(value), expected);
+            assert_eq!(number(expected.parse().unwrap()), expected);
         }
     }
 

@@ -48,6 +48,14 @@ pub struct Draft {
     pub generation: u64,
 }
 
+impl Default for Draft {
+    /// Nothing is changed, and no model is open.
+    fn default() -> Self {
+        let (settings, blocks, shapes) = (Vec::new(), Vec::new(), Vec::new());
+        Self { recipe: Recipe::reference(), settings, blocks, shapes, plan: None, generation: 0 }
+    }
+}
+
 /// What Run would do now. Recomputed when the recipe, the form or the study changes, not per frame.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SweepPlan {

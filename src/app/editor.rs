@@ -11,27 +11,13 @@ use crate::recipe::Recipe;
 const MAX_STEPS: usize = 200;
 
 /// The recipe that is being edited, with undo and redo.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Editor {
     draft: Draft,
     undo: Vec<Recipe>,
     redo: Vec<Recipe>,
     dragging: bool,
     resolved_for: Option<(Fingerprint, DeviceInfo, PathBuf)>,
-}
-
-impl Default for Editor {
-    fn default() -> Self {
-        let draft = Draft {
-            recipe: Recipe::reference(),
-            settings: Vec::new(),
-            blocks: Vec::new(),
-            shapes: Vec::new(),
-            plan: None,
-            generation: 0,
-        };
-        Self { draft, undo: Vec::new(), redo: Vec::new(), dragging: false, resolved_for: None }
-    }
 }
 
 /// Whether an edit is made by a pointer that is still down: all edits of one drag are one step.

@@ -167,6 +167,11 @@ impl Mark {
         }
     }
 
+    /// The glyph with what it marks behind it.
+    pub fn before(self, text: &str) -> String {
+        format!("{} {text}", self.glyph())
+    }
+
     /// The color of the glyph.
     pub const fn color(self, tokens: &Tokens) -> Color32 {
         match self {

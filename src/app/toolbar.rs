@@ -6,6 +6,7 @@ use crate::app::actions::{self, Action};
 use crate::app::command::Command;
 use crate::app::context::ViewContext;
 use crate::app::layout::Tile;
+use crate::app::theme::Mark;
 use crate::session::{ModelState, RunStatus};
 use crate::units;
 
@@ -183,7 +184,7 @@ fn totals_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
     let bits = mono(format!("{} {}", units::significant(plan.bits_per_weight(), 3), words.bits_per_weight));
     ui.label(bits.color(cx.theme.text)).on_hover_text(words.totals_hint);
     if let Some(reason) = plan.estimated {
-        let mark = RichText::new(crate::app::theme::Mark::Estimated.glyph()).color(cx.theme.text_weak);
+        let mark = RichText::new(Mark::Estimated.glyph()).color(cx.theme.text_weak);
         ui.label(mark).on_hover_text(format!("{}: {reason}", cx.words.whole.estimated));
     }
     ui.label(RichText::new("·").color(cx.theme.text_weak));
@@ -246,7 +247,7 @@ fn progress_ui(cx: &ViewContext<'_>, status: RunStatus, ui: &mut Ui) {
     let text = match status {
         RunStatus { stopping: true, .. } => words.stopping.to_owned(),
         RunStatus { paused: true, .. } => words.paused.to_owned(),
-        RunStatus { remaining_secs: Some(left), .. } => (words.left)(&units::duration(left)),
+        RunStatus { remaining_secs: Some(left), .. } => Mark::Estimated.before(&(words.left)(&units::duration(left))),
         RunStatus { elapsed_secs, .. } => units::duration(elapsed_secs),
     };
     ui.label(RichText::new(text).monospace().color(cx.theme.text_weak));

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::cache;
-use crate::model::{Fingerprint, LayerPath};
+use crate::model::LayerPath;
 use crate::recipe::Calibration;
 use crate::session::{OpenModel, Wake};
 use crate::study::Failure;
@@ -71,10 +71,9 @@ pub struct Inspection {
     pub generation: u64,
 }
 
-/// The inspections of the open model.
+/// The inspections of the open model. Invariant: none is of another one, see [`Self::forget`].
 #[derive(Debug, Default)]
 pub(super) struct Inspector {
-    model: Option<Fingerprint>,
     shown: Option<Inspection>,
     kept: VecDeque<Inspection>,
     running: Option<Running>,
@@ -100,12 +99,15 @@ impl Inspector {
         self.shown.as_ref()
     }
 
-    /// Shows `request` on `model`: at once what is known of it, else from the next poll on. One that failed or was
-    /// cancelled begins anew.
-    pub(super) fn ask(&mut self, request: InspectRequest, model: &Fingerprint) {
-        if self.model.as_ref() != Some(model) {
-            *self = Self { generation: self.generation, model: Some(model.clone()), ..Self::default() };
-        }
+    /// Another model is opened: what was found was of the one before, and the running inspection ends.
+    pub(super) fn forget(&mut self) {
+        // Generations go on, so that no cache of what was shown fits.
+        *self = Self { generation: self.generation + 1, ..Self::default() };
+    }
+
+    /// Shows `request`: at once what is known of it, else from the next poll on. One that failed or was cancelled begins
+    /// anew.
+    pub(super) fn ask(&mut self, request: InspectRequest) {
         let is_usable =
             |state: &InspectionState| !matches!(state, InspectionState::Cancelled | InspectionState::Failed(_));
         let is_shown = |shown: &Inspection| shown.request == request && is_usable(&shown.state);
@@ -116,6 +118,7 @@ impl Inspector {
         if let Some(before) = self.shown.take().filter(|before| before.state == InspectionState::Done) {
             self.kept.push_back(before);
         }
+        self.generation += 1;
         self.shown = match self.kept.iter().position(|kept| kept.request == request) {
             Some(index) => self.kept.remove(index),
             None => Some(Inspection {
@@ -164,9 +167,6 @@ impl Inspector {
 
     /// Takes in what was found, and begins what waits when there is a `config`. Returns whether anything happened.
     pub(super) fn poll(&mut self, config: Option<io::Result<WorkerConfig>>, model: &OpenModel, wake: &Wake) -> bool {
-        if self.model.as_ref() != Some(&model.graph.fingerprint) {
-            return false;
-        }
         match config {
             Some(Ok(config)) => self.begin(config, model, wake),
             Some(Err(error)) => self.fail(format!("start the worker: {error}")),
@@ -320,28 +320,31 @@ mod tests {
 
     #[test]
     fn what_was_found_is_kept_and_failures_begin_anew() {
-        let model = Fingerprint("m".to_owned());
         let mut inspector = Inspector::default();
-        inspector.ask(request("a"), &model);
+        inspector.ask(request("a"));
         finish(&mut inspector);
         let generation = inspector.shown().unwrap().generation;
-        inspector.ask(request("b"), &model);
+        inspector.ask(request("b"));
         assert_eq!(inspector.shown().unwrap().state, InspectionState::Waiting);
         inspector.cancel();
         assert_eq!(inspector.shown().unwrap().state, InspectionState::Cancelled);
-        inspector.ask(request("b"), &model);
+        inspector.ask(request("b"));
         assert_eq!(inspector.shown().unwrap().state, InspectionState::Waiting, "asked for again");
-        inspector.ask(request("a"), &model);
+        inspector.ask(request("a"));
         let shown = inspector.shown().unwrap();
         assert_eq!((&shown.state, shown.generation), (&InspectionState::Done, generation), "nothing is done twice");
-        inspector.ask(request("a"), &Fingerprint("other".to_owned()));
-        assert_eq!(inspector.shown().unwrap().state, InspectionState::Waiting, "of another model");
+        inspector.forget();
+        assert!(inspector.shown().is_none() && !inspector.is_waiting());
+        inspector.ask(request("a"));
+        let shown = inspector.shown().unwrap();
+        assert_eq!(shown.state, InspectionState::Waiting, "nothing is known of another model");
+        assert!(shown.generation > generation, "no cache of the other one fits");
     }
 
     #[test]
     fn a_study_pushes_a_running_one_back() {
         let mut inspector = Inspector::default();
-        inspector.ask(request("a"), &Fingerprint("m".to_owned()));
+        inspector.ask(request("a"));
         inspector.shown.as_mut().unwrap().state = InspectionState::Running;
         inspector.shown.as_mut().unwrap().view.n_candidates = 3;
         inspector.make_way();

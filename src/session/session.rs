@@ -80,8 +80,9 @@ impl Session {
         Self { worker: Some(exe), ..self }
     }
 
-    /// Begins to open a model on a thread of its own.
+    /// Begins to open a model on a thread of its own. Inspections of the one before are forgotten.
     pub fn open(&mut self, source: ModelSource) {
+        self.inspector.forget();
         self.model = ModelState::Opening(source.clone());
         self.task("task-open", move || TaskResult::Opened(source.clone(), open_model(source).map(Arc::new)));
     }
@@ -209,8 +210,8 @@ impl Session {
     /// Looks into a layer of the open model, as soon as no study runs.
     pub fn inspect(&mut self, request: InspectRequest) {
         match &self.model {
-            ModelState::Open(model) => {
-                self.inspector.ask(request, &model.graph.fingerprint);
+            ModelState::Open(_) => {
+                self.inspector.ask(request);
                 (self.wake)();
             }
             _ => self.notice(Level::Warn, "open a model before you look into its layers".to_owned()),
@@ -222,7 +223,7 @@ impl Session {
         self.inspector.cancel();
     }
 
-    /// The inspection that was asked for last, as far as it is.
+    /// The inspection of the open model that was asked for last, as far as it is.
     pub fn inspection(&self) -> Option<&Inspection> {
         self.inspector.shown()
     }

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails ends the test")]
 
-mod builders;
+pub(crate) mod builders;
 mod compressed_tensors;
 mod export;
 mod folders;

@@ -9,12 +9,17 @@ use egui::{Key, Modifiers, Theme};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
 use trimtab::app::command::Command;
+use trimtab::app::editor::Gesture;
 use trimtab::app::layout::Tile;
-use trimtab::model::{LayerPath, ModelSource};
-use trimtab::recipe::{Calibration, Group, IntFormat, LowRank, LowRankMethod, Policy, WeightFormat};
+use trimtab::model::{LayerPath, ModelSource, StoredFormat};
+use trimtab::recipe::{
+    AwqOptions, Calibration, ChannelScore, GptqOptions, Group, IntFormat, LayerSettings, LowRank, LowRankMethod,
+    Policy, Recipe, Rounding, WeightFormat, WidthCut,
+};
 use trimtab::session::{InspectRequest, Inspection, InspectionState, ModelState, Session};
-use trimtab::worker::inspection::LayerView;
+use trimtab::worker::inspection::{Candidate, InputRanges, LayerView};
 
+use crate::checkpoint::builders;
 use crate::ui_fixture::{INSPECTED, World};
 
 /// Only for a broken program: every wait is for an event.
@@ -89,13 +94,42 @@ fn a_worker_looks_into_a_layer_and_what_it_found_is_kept() {
 
 #[test]
 fn an_inspection_can_be_cancelled_and_begun_again() {
+    const LAYER: &str = "model.layers.0.self_attn.k_proj";
     let mut window = Window::open();
     window.session.inspect(request("model.embed_tokens"));
     window.until(|session| session.inspection().is_some_and(|shown| shown.view.weights.is_some()));
     window.session.cancel_inspection();
     let shown = window.session.inspection().unwrap();
     assert!(matches!(shown.state, InspectionState::Cancelled | InspectionState::Done) && shown.view.weights.is_some());
-    assert_eq!(window.inspect("model.layers.0.self_attn.k_proj").state, InspectionState::Done);
+
+    window.session.inspect(request(LAYER));
+    window.until(|session| session.inspection().is_some_and(|shown| shown.state == InspectionState::Running));
+    window.session.cancel_inspection();
+    assert_eq!(window.session.inspection().unwrap().state, InspectionState::Cancelled);
+    let again = window.inspect(LAYER);
+    assert_eq!(again.state, InspectionState::Done);
+    assert!(again.view.spectrum.is_some() && again.view.candidates.len() == again.view.n_candidates);
+}
+
+#[test]
+fn another_model_begins_without_what_was_found_of_the_one_before() {
+    const LAYER: &str = "model.layers.0.mlp.up_proj";
+    let mut window = Window::open();
+    assert_eq!(window.inspect(LAYER).view.weights.unwrap().n, 768 * 288);
+    window.session.inspect(request("model.embed_tokens"));
+    window.until(|session| session.inspection().is_some_and(|shown| shown.state == InspectionState::Running));
+
+    let root = tempfile::tempdir().unwrap();
+    let weights = builders::safetensors(&builders::tensors(), StoredFormat::F32);
+    let dir = builders::folder(root.path(), &builders::config(), &weights);
+    window.session.open(ModelSource::Safetensors { dir });
+    assert!(window.session.inspection().is_none(), "nothing is shown of a model that is not open");
+    window.until(|session| matches!(session.model(), ModelState::Open(_)));
+    assert!(window.session.inspection().is_none(), "nor does it run on");
+    let n = builders::MLP * builders::HIDDEN;
+    let found = window.inspect(LAYER);
+    assert_eq!((found.state, found.view.weights.unwrap().n), (InspectionState::Done, n as u64));
+    assert_eq!(window.inspect("model.embed_tokens").map.unwrap().unwrap().shape, [builders::VOCAB, builders::HIDDEN]);
 }
 
 fn alone(world: World, theme: Theme) -> Harness<'static, World> {
@@ -202,15 +236,99 @@ fn several_selected_layers_are_leafed_through() {
     assert!(harness.query_by_label(INSPECTED).is_some());
 }
 
+/// What the middle of the map says of the weights under the pointer.
+fn under_pointer(harness: &mut Harness<'_, World>) -> String {
+    let map = harness.get_by_label("Magnitudes of the weights, rows down, columns across").rect();
+    harness.hover_at(map.center());
+    harness.run_steps(40);
+    let told: Vec<String> =
+        harness.query_all_by_label_contains(": |W| ").filter_map(|node| node.accesskit_node().value()).collect();
+    harness.hover_at(egui::pos2(2.0, 2.0));
+    harness.run_steps(4);
+    assert_eq!(told.len(), 1, "{told:?}");
+    told.into_iter().next().unwrap()
+}
+
 #[test]
 fn the_map_is_zoomed_and_fitted_by_buttons() {
     let mut harness = alone(World::with_inspection(), Theme::Dark);
-    let map = "Magnitudes of the weights, rows down, columns across";
-    assert!(harness.query_by_label(map).is_some());
-    for name in ["Zoom in", "Zoom in", "Cells show mean", "Zoom out", "Fit", "Counts log"] {
-        click(&mut harness, name);
+    let fitted = under_pointer(&mut harness);
+    assert!(fitted.starts_with("rows "), "a pixel stands for several weights: {fitted}");
+    click(&mut harness, "Cells show mean");
+    let mean = under_pointer(&mut harness);
+    let magnitude = |text: &str| text.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
+    assert!(magnitude(&mean) < magnitude(&fitted), "{mean}, {fitted}");
+    click(&mut harness, "Cells show peak");
+    for _ in 0..2 {
+        click(&mut harness, "Zoom in");
     }
-    assert!(harness.query_by_label(map).is_some());
+    let near = under_pointer(&mut harness);
+    assert!(near.starts_with("row "), "a weight has pixels of its own: {near}");
+    click(&mut harness, "Zoom out");
+    click(&mut harness, "Fit");
+    assert_eq!(under_pointer(&mut harness), fitted);
+}
+
+/// The recorded layer under another path, with these settings tried besides.
+fn looking_at(layer: &str, tried: &[LayerSettings]) -> World {
+    let mut world = World::with_inspection();
+    world.selection.layers = [LayerPath::from(layer)].into();
+    let shown = world.inspection.as_mut().unwrap();
+    shown.request.layer = LayerPath::from(layer);
+    let result = shown.view.candidates[0].result.clone();
+    shown.view.candidates.retain(|known| !tried.contains(&known.settings));
+    shown.view.candidates.extend(tried.iter().map(|&settings| Candidate { settings, result: result.clone() }));
+    world
+}
+
+/// The button is disabled and says why, or is not and does not.
+fn check_refused(harness: &mut Harness<'_, World>, button: &str, reason: Option<&str>) {
+    let node = harness.get_by_label(button);
+    assert_eq!(node.accesskit_node().is_disabled(), reason.is_some(), "{button}");
+    let Some(reason) = reason else { return };
+    harness.hover_at(node.rect().center());
+    harness.run_steps(40);
+    assert!(harness.query_all_by_label_contains(reason).next().is_some(), "{button}: {reason}");
+}
+
+#[test]
+fn settings_are_refused_by_the_recipe_that_they_would_be_part_of() {
+    let int4 = WeightFormat::Int(IntFormat { bits: 4, group: Group::Size(32), symmetric: false });
+    let rounded = |rounding| LayerSettings { rounding, ..LayerSettings::of(int4) };
+    let awq = rounded(Rounding::Awq(AwqOptions::default()));
+    let name = format!("Apply {}", awq.label());
+    let mut harness = alone(looking_at("model.layers.3.self_attn.q_proj", &[awq]), Theme::Dark);
+    check_refused(&mut harness, &name, Some("scale q, k and v"));
+    let group = ["q_proj", "k_proj", "v_proj"].map(|role| LayerPath(format!("model.layers.3.self_attn.{role}")));
+    harness.state_mut().selection.layers = group.into();
+    harness.run();
+    check_refused(&mut harness, &name, None);
+    click(&mut harness, &name);
+    assert!(matches!(harness.state().editor.draft().plan, Some(Ok(_))), "what is offered resolves");
+
+    let gptq = rounded(Rounding::Gptq(GptqOptions::default()));
+    let mut world = looking_at(INSPECTED, &[gptq]);
+    world.sweep.calibration = PathBuf::new();
+    let mut harness = alone(world, Theme::Dark);
+    let mut recipe = Recipe::reference();
+    recipe.calibration.data = Some("/texts/of-the-recipe.jsonl".into());
+    let fraction = 0.05;
+    harness.state_mut().editor.set(recipe.clone(), Gesture::Whole);
+    harness.run();
+    check_refused(&mut harness, &format!("Apply {}", gptq.label()), None);
+    let score = ChannelScore::WeightNorm;
+    recipe.structure.ffn = Some(WidthCut { fraction, score, blocks: None, align: Some(1) });
+    harness.state_mut().editor.set(recipe, Gesture::Whole);
+    harness.run();
+    check_refused(&mut harness, "Apply int4 g32", Some("multiple of 32"));
+}
+
+#[test]
+fn a_rank_that_the_recipe_would_refuse_is_not_offered() {
+    let mut harness = alone(looking_at("model.embed_tokens", &[]), Theme::Light);
+    check_refused(&mut harness, "Use rank", Some("embedding and head"));
+    let mut harness = alone(looking_at(INSPECTED, &[]), Theme::Light);
+    check_refused(&mut harness, "Use rank", None);
 }
 
 #[test]
@@ -233,5 +351,14 @@ fn calibration_is_offered_and_asked_for() {
         ..Calibration::default()
     };
     let wanted = InspectRequest { calibration: Some(calibration), ..request(INSPECTED) };
-    assert_eq!(harness.state().sent, [Command::Inspect(wanted)]);
+    assert_eq!(harness.state().sent, [Command::Inspect(wanted.clone())]);
+
+    // Its inputs are there: a second click leaves them out again.
+    let shown = harness.state_mut().inspection.as_mut().unwrap();
+    shown.request = wanted;
+    shown.view.inputs = Some(Ok(InputRanges { n_tokens: 4096, max_abs: vec![2.0, 0.0], mean_abs: vec![0.5, 0.0] }));
+    harness.run();
+    assert!(harness.query_by_label_contains("4,096 tokens · 1 channel is always 0").is_some());
+    click(&mut harness, "Calibrate");
+    assert_eq!(harness.state().sent.last(), Some(&Command::Inspect(request(INSPECTED))));
 }

@@ -20,7 +20,6 @@ use trimtab::app::panels::trials::TrialsPanel;
 use trimtab::app::sweep::SweepSettings;
 use trimtab::app::{theme, words};
 use trimtab::device::DeviceSpec;
-use trimtab::recipe::Recipe;
 use trimtab::session::{CacheState, ModelState};
 use trimtab::study::{Study, TrialId};
 use trimtab::telemetry::{GpuSample, HardwareSample, TelemetrySnapshot};
@@ -45,14 +44,7 @@ impl World {
     }
 
     fn ui(&mut self, ui: &mut egui::Ui) {
-        let draft = Draft {
-            recipe: Recipe::reference(),
-            settings: Vec::new(),
-            blocks: Vec::new(),
-            shapes: Vec::new(),
-            plan: None,
-            generation: 0,
-        };
+        let draft = Draft::default();
         let cache = CacheState::default();
         let (sweep, plan) = (SweepSettings::default(), SweepPlan::default());
         let cx = ViewContext {

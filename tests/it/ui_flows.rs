@@ -14,6 +14,8 @@ use trimtab::study::StrategySpec;
 
 use crate::ui_fixture::{World, census};
 
+mod numbers;
+
 const SIZE: [f32; 2] = [1600.0, 1400.0];
 const DOWN: &str = "model.layers.0.mlp.down_proj";
 
@@ -246,6 +248,23 @@ fn the_whole_model_has_its_settings_in_one_tile() {
     assert!(matches!(harness.state().editor.draft().plan, Some(Ok(_))));
     click(&mut harness, "Remove group 1");
     assert!(harness.state().editor.draft().recipe.sharing.is_empty());
+}
+
+#[test]
+fn a_share_that_nothing_prunes_by_is_said_to_be_left_out() {
+    const NOTE: &str = "left out: tick a method to prune by";
+    let mut world = World::with_model();
+    world.sweep.kind = SweepKind::Grid;
+    let mut harness = world.harness(SIZE, Theme::Dark);
+    assert!(
+        harness.query_by_label(NOTE).is_none()
+            && !harness.get_by_label("Sparsity 20.0 %").accesskit_node().is_disabled()
+    );
+    click(&mut harness, "Sparsity magnitude");
+    assert!(
+        harness.query_by_label(NOTE).is_some()
+            && harness.get_by_label("Sparsity 20.0 %").accesskit_node().is_disabled()
+    );
 }
 
 #[test]

@@ -89,7 +89,9 @@ pub fn linear_marks(input: &GridInput) -> Vec<GridMark> {
     (start..=end).map(|n| GridMark { value: n as f64 * step, step_size: step }).collect()
 }
 
-fn log_marks(floor: f64, first: f64, last: f64) -> Vec<GridMark> {
+/// Marks of decimal logarithms between two of them: 1, 2 and 5 of each power of ten where there is room, and the `floor`,
+/// where values lie that have no logarithm.
+pub fn log_marks(floor: f64, first: f64, last: f64) -> Vec<GridMark> {
     let decades = (first.max(-300.0).floor() as i32)..=(last.min(300.0).ceil() as i32);
     let many = last - first > 2.5;
     let mut marks = Vec::new();

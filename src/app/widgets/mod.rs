@@ -4,4 +4,5 @@
 
 pub mod choice;
 pub mod format_menu;
+pub mod number;
 pub mod share_strip;

@@ -1,17 +1,11 @@
 //! What each setting costs the layer, and how the recipe gets it.
 
-use std::path::PathBuf;
-
 use egui::{Align2, FontId, Pos2, Rect, Response, RichText, Role, Sense, Ui, WidgetInfo, vec2};
 
-use super::Shown;
-use crate::app::command::Command;
-use crate::app::panels::recipe::edits::named_after;
+use super::{Shown, Target};
 use crate::app::plots::paint::quiet;
 use crate::app::theme::{HEADER_HEIGHT, MONO, Mark, ROW_HEIGHT, SMALL};
-use crate::device::{DeviceInfo, DeviceSpec};
-use crate::model::Layer;
-use crate::recipe::{LayerSettings, LowRank, LowRankMethod, RankRule, Recipe, WeightFormat};
+use crate::recipe::{LayerSettings, LowRank, LowRankMethod, RankRule, WeightFormat};
 use crate::session::InspectRequest;
 use crate::units::{bytes, duration, percent, significant};
 use crate::worker::inspection::{Candidate, LocalError};
@@ -19,14 +13,14 @@ use crate::worker::inspection::{Candidate, LocalError};
 /// The smallest relative error that a bar shows, as a decimal logarithm.
 const FLOOR: f64 = -6.0;
 
-/// Why the recipe would refuse a setting, for each one of the layer looked at.
+/// Why the selected layers would be refused a setting, for each one that was tried.
 #[derive(Default)]
 pub(super) struct CandidatesView {
     refused: Option<(Key, Vec<Option<String>>)>,
 }
 
-/// What refusals depend on besides the setting: the layer, the device, the text to calibrate on.
-type Key = (InspectRequest, DeviceSpec, PathBuf);
+/// What refusals depend on besides the setting: what was tried, and what it would be applied to.
+type Key = (InspectRequest, Target);
 
 /// Where the columns of a row end, from its left edge.
 struct Columns {
@@ -75,47 +69,19 @@ impl CandidatesView {
         ui.label(quiet(words.candidates_hint, tokens));
     }
 
-    /// Finds out what the recipe would refuse, of what was tried since the last frame.
+    /// Finds out what would be refused, of what was tried since the last frame.
     fn refresh(&mut self, shown: &Shown<'_>) {
-        let cx = shown.cx;
         let tried = &shown.inspection.view.candidates;
-        let key = (shown.inspection.request.clone(), cx.device, cx.sweep.calibration.clone());
+        let key = (shown.inspection.request.clone(), shown.target());
         let is_current = |(known, refused): &(Key, Vec<_>)| *known == key && refused.len() <= tried.len();
         if !self.refused.as_ref().is_some_and(is_current) {
             self.refused = Some((key, Vec::new()));
         }
         let Some((_, refused)) = &mut self.refused else { return };
-        if refused.len() == tried.len() {
-            return;
-        }
-        let known = cx.devices.iter().find(|device| device.spec == cx.device).cloned();
-        let unknown = || DeviceInfo { spec: cx.device, name: cx.device.label(), memory_bytes: None, unavailable: None };
-        let device = known.unwrap_or_else(unknown);
-        let refusal = |candidate: &Candidate| {
-            let recipe = Recipe::from_settings("", shown.graph, &only(shown, candidate.settings));
-            let issues = recipe.calibrated_on(&cx.sweep.calibration).resolve(shown.graph, &device).err()?;
-            issues.first().map(ToString::to_string)
-        };
-        let new: Vec<Option<String>> = tried[refused.len()..].iter().map(refusal).collect();
+        let new: Vec<Option<String>> =
+            tried[refused.len()..].iter().map(|candidate| shown.refusal(candidate.settings)).collect();
         refused.extend(new);
     }
-}
-
-/// `settings` for the layer looked at, the checkpoint's own for the others.
-fn only(shown: &Shown<'_>, settings: LayerSettings) -> Vec<LayerSettings> {
-    let of = |layer: &Layer| if layer.path == shown.layer.path { settings } else { LayerSettings::default() };
-    shown.graph.layers.iter().map(of).collect()
-}
-
-/// The recipe with `settings` for every selected layer.
-pub(super) fn applied(shown: &Shown<'_>, settings: LayerSettings) -> Recipe {
-    let before = &shown.cx.draft.recipe;
-    let mut all = before.settings(shown.graph);
-    for &index in shown.selected {
-        all[index] = settings;
-    }
-    let edited = Recipe::from_settings(&before.name, shown.graph, &all);
-    named_after(before, Recipe { default: edited.default, rules: edited.rules, ..before.clone() })
 }
 
 fn header_ui(ui: &mut Ui, shown: &Shown<'_>, columns: &Columns) {
@@ -178,13 +144,12 @@ fn row_ui(ui: &mut Ui, shown: &Shown<'_>, columns: &Columns, (candidate, refused
         bars_ui(ui, shown, columns, rect, result);
     } else {
         let at = Pos2::new(rect.left() + columns.name + 8.0, middle);
-        let text = (words.unavailable)("");
-        let text = text.trim_end_matches([':', '：', ' ']);
-        ui.painter().text(at, Align2::LEFT_CENTER, text, FontId::proportional(SMALL), tokens.text_weak);
+        let font = FontId::proportional(SMALL);
+        ui.painter().text(at, Align2::LEFT_CENTER, words.not_available, font, tokens.text_weak);
     }
     let response = hover_ui(response, shown, (candidate, refused, is_current));
     if is_enabled && response.clicked() {
-        shown.cx.send(Command::SetRecipe(Box::new(applied(shown, candidate.settings))));
+        shown.apply(candidate.settings);
     }
 }
 

@@ -63,8 +63,9 @@ impl HeatMapView {
         self.tiles.belong_to(map, shown.cx.theme.dark, || self.place = None);
         let mut zoom = 1.0;
         title_ui(ui, shown, Section::Map, |ui| {
-            choice_ui(ui, &mut self.pooling, Pooling::Max, words.peak, words.pooling);
-            choice_ui(ui, &mut self.pooling, Pooling::Mean, words.average, words.pooling);
+            for (pooling, text) in [(Pooling::Max, words.peak), (Pooling::Mean, words.average)] {
+                choice_ui(ui, &mut self.pooling, pooling, text, words.pooling).on_hover_text(words.pooling_hint);
+            }
             for (text, name, factor) in [("+", words.zoom_in, 2.0), ("−", words.zoom_out, 0.5)] {
                 if ui.small_button(text).accessible_name(name).on_hover_text(name).clicked() {
                     zoom = factor;

@@ -9,6 +9,9 @@ use crate::app::plots::scale::linear_marks;
 use crate::units::{count, percent, significant};
 use crate::worker::inspection::WeightSpread;
 
+/// Where bins without a weight end among decimal logarithms: below those of a single one.
+const EMPTY: f64 = -0.7;
+
 /// Which counts are drawn.
 #[derive(Debug, Default)]
 pub(super) struct HistogramView {
@@ -25,19 +28,21 @@ impl HistogramView {
         let Some(weights) = &shown.inspection.view.weights else { return missing_ui(ui, shown, words.weights, "") };
         let tokens = shown.cx.theme;
         let is_logarithmic = self.is_logarithmic;
+        let floor = if is_logarithmic { EMPTY } else { 0.0 };
         let points = outline(weights, is_logarithmic);
         let y_axis = paint::y_axis(tokens).formatter(move |mark: GridMark, _: &_| tick(mark.value, is_logarithmic));
+        let y_axis = y_axis.label(quiet(words.weights_a_bin, tokens));
         let plot = paint::plot("histogram", tokens)
             .allow_double_click_reset(true)
-            .include_y(0.0)
+            .include_y(floor)
             .height((ui.available_height() - 18.0).max(60.0))
             .set_margin_fraction(vec2(0.01, 0.06))
             .y_grid_spacer(move |input| if is_logarithmic { whole_marks(input.bounds) } else { linear_marks(&input) })
-            .custom_x_axes(vec![paint::x_axis(tokens)])
+            .custom_x_axes(vec![paint::x_axis(tokens).label(quiet(words.weight, tokens))])
             .custom_y_axes(vec![y_axis]);
         let shown = plot.show(ui, |plot_ui| {
             let line = Line::new("", PlotPoints::Borrowed(&points)).color(tokens.variant).width(1.0);
-            plot_ui.line(line.fill(0.0).fill_alpha(0.45).allow_hover(false));
+            plot_ui.line(line.fill(floor as f32).fill_alpha(0.45).allow_hover(false));
         });
         let response = shown.response;
         response.accessible_name(words.histogram);
@@ -53,7 +58,7 @@ impl HistogramView {
     }
 }
 
-/// The outline of the bins: two points each; of logarithmic counts, those of one weight and more.
+/// The outline of the bins: two points each, at the count or at its logarithm, [`EMPTY`] for none.
 fn outline(weights: &WeightSpread, is_logarithmic: bool) -> Vec<PlotPoint> {
     let n = weights.counts.len();
     let (left, width) = if weights.max > weights.min {
@@ -63,9 +68,8 @@ fn outline(weights: &WeightSpread, is_logarithmic: bool) -> Vec<PlotPoint> {
     };
     let step = |(bin, count): (usize, &u64)| {
         let height = match (*count, is_logarithmic) {
-            (0, _) => 0.0,
-            // A single weight can be seen.
-            (count, true) => (count as f64).log10() + 0.1,
+            (0, true) => EMPTY,
+            (count, true) => (count as f64).log10(),
             (count, false) => count as f64,
         };
         [bin, bin + 1].map(|edge| PlotPoint::new(left + edge as f64 * width, height))
@@ -74,14 +78,20 @@ fn outline(weights: &WeightSpread, is_logarithmic: bool) -> Vec<PlotPoint> {
 }
 
 fn tick(value: f64, is_logarithmic: bool) -> String {
-    let value = if is_logarithmic { 10_f64.powf(value).round() } else { value };
+    let value = match is_logarithmic {
+        true if value <= EMPTY => 0.0,
+        true => 10_f64.powf(value).round(),
+        false => value,
+    };
     if value < 0.0 || value.fract() != 0.0 { String::new() } else { count(value as u64) }
 }
 
-/// A mark at each power of ten.
+/// A mark at each power of ten, and where there is none.
 fn whole_marks((first, last): (f64, f64)) -> Vec<GridMark> {
-    let range = (first.max(0.0).ceil() as i32)..=(last.min(20.0).floor() as i32);
-    range.map(|value| GridMark { value: f64::from(value), step_size: 1.0 }).collect()
+    let powers = (first.max(0.0).ceil() as i32)..=(last.min(20.0).floor() as i32);
+    let none = (first <= EMPTY && EMPTY <= last).then_some(EMPTY);
+    let values = none.into_iter().chain(powers.map(f64::from));
+    values.map(|value| GridMark { value, step_size: 1.0 }).collect()
 }
 
 #[cfg(test)]
@@ -96,17 +106,25 @@ mod tests {
         assert_eq!(found[..4], [(-2.0, 1.0), (-1.0, 1.0), (-1.0, 0.0), (0.0, 0.0)]);
         assert_eq!(found[4..], [(0.0, 100.0), (1.0, 100.0), (1.0, 11.0), (2.0, 11.0)]);
         let found = outline(&weights, true);
-        assert!((found[0].y - 0.1).abs() < 1e-12 && (found[4].y - 2.1).abs() < 1e-12 && found[2].y == 0.0);
+        let heights = [0, 2, 4].map(|at| found[at].y);
+        assert_eq!(heights, [0.0, EMPTY, 2.0], "a logarithm is where its tick is");
         let constant = WeightSpread { counts: vec![7], min: 0.5, max: 0.5, ..weights };
         assert_eq!(outline(&constant, false), [PlotPoint::new(0.0, 7.0), PlotPoint::new(1.0, 7.0)]);
     }
 
     #[test]
     fn ticks_name_counts() {
-        let cases = [(0.0, false, "0"), (2000.0, false, "2,000"), (0.5, false, ""), (3.0, true, "1,000")];
+        let cases = [
+            (0.0, false, "0"),
+            (2000.0, false, "2,000"),
+            (0.5, false, ""),
+            (3.0, true, "1,000"),
+            (0.0, true, "1"),
+            (EMPTY, true, "0"),
+        ];
         for (value, is_logarithmic, expected) in cases {
             assert_eq!(tick(value, is_logarithmic), expected);
         }
-        assert_eq!(whole_marks((-0.2, 3.4)).len(), 4);
+        assert_eq!((whole_marks((-0.2, 3.4)).len(), whole_marks((-1.0, 3.4)).len()), (4, 5));
     }
 }

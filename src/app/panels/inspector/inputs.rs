@@ -1,18 +1,16 @@
 //! Which channels of the input are large.
 
-use egui::{RichText, Ui, vec2};
+use egui::{Button, Label, RichText, Ui, vec2};
 use egui_plot::{GridMark, Line, PlotPoint, PlotPoints};
 
 use super::{Section, Shown, calibration, choice_ui, missing_ui, title_ui};
 use crate::app::command::{Command, DialogKind};
 use crate::app::plots::decimate::min_max;
 use crate::app::plots::paint::{self, line_legend, quiet};
+use crate::app::plots::scale::log_marks;
 use crate::model::LayerPath;
 use crate::units::{count, significant};
 use crate::worker::inspection::InputRanges;
-
-/// Smaller magnitudes are drawn at this one.
-const FLOOR: f64 = 1e-6;
 
 /// In which order channels are drawn, and their curves.
 #[derive(Default)]
@@ -25,61 +23,80 @@ pub(super) struct InputsView {
 struct Curves {
     largest: Vec<PlotPoint>,
     typical: Vec<PlotPoint>,
+    /// Where zeros lie, if there are any: a power of ten below all that have a logarithm.
+    floor: f64,
+    /// Channels that are zero all the time.
+    n_zero: usize,
 }
 
 impl Curves {
     fn new(inputs: &InputRanges, by_channel: bool) -> Self {
+        let magnitudes = inputs.max_abs.iter().chain(&inputs.mean_abs).copied();
+        let least = magnitudes.filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min);
+        let has_zero = inputs.max_abs.iter().chain(&inputs.mean_abs).any(|value| *value == 0.0);
+        let floor = match has_zero {
+            false => f64::NEG_INFINITY,
+            true if least.is_finite() => (least.log10() - 0.5).floor(),
+            true => -1.0,
+        };
+        let position = |value: f64| if value > 0.0 { value.log10() } else { floor };
         let curve = |values: &[f64]| {
             let mut values = values.to_vec();
             if !by_channel {
                 values.sort_by(|a, b| b.total_cmp(a));
             }
             let points = values.iter().enumerate();
-            let points = points.map(|(at, value)| PlotPoint::new(at as f64, value.max(FLOOR).log10())).collect();
+            let points = points.map(|(at, value)| PlotPoint::new(at as f64, position(*value))).collect();
             min_max(points, 2_000)
         };
-        Self { largest: curve(&inputs.max_abs), typical: curve(&inputs.mean_abs) }
+        let n_zero = inputs.max_abs.iter().filter(|value| **value == 0.0).count();
+        Self { largest: curve(&inputs.max_abs), typical: curve(&inputs.mean_abs), floor, n_zero }
     }
 }
 
 impl InputsView {
-    /// Returns whether the user asked for calibrated inputs.
-    pub(super) fn ui(&mut self, shown: &Shown<'_>, ui: &mut Ui) -> bool {
-        match &shown.inspection.view.inputs {
+    /// Returns whether inputs are calibrated from now on, when the user says so.
+    pub(super) fn ui(&mut self, shown: &Shown<'_>, ui: &mut Ui) -> Option<bool> {
+        let words = &shown.cx.words.inspector;
+        let inputs = &shown.inspection.view.inputs;
+        let mut is_calibrated = shown.inspection.request.calibration.is_some();
+        let was_calibrated = is_calibrated;
+        title_ui(ui, shown, Section::Inputs, |ui| {
+            if matches!(inputs, Some(Ok(_))) {
+                choice_ui(ui, &mut self.by_channel, false, words.sorted, words.order);
+                choice_ui(ui, &mut self.by_channel, true, words.by_channel, words.order);
+            }
+            if was_calibrated {
+                let button = Button::selectable(true, RichText::new(words.calibrate).small()).small();
+                is_calibrated = !ui.add(button).on_hover_text(words.calibrated_hint).clicked();
+            }
+        });
+        match inputs {
             Some(Ok(inputs)) => self.inputs_ui(shown, inputs, ui),
-            Some(Err(reason)) => {
-                title_ui(ui, shown, Section::Inputs, |_| {});
-                missing_ui(ui, shown, shown.cx.words.inspector.not_calibrated, reason);
-            }
-            None => {
-                title_ui(ui, shown, Section::Inputs, |_| {});
-                if shown.inspection.request.calibration.is_none() {
-                    return offer_ui(ui, shown);
-                }
-                missing_ui(ui, shown, shown.cx.words.inspector.not_calibrated, "");
-            }
+            Some(Err(reason)) => missing_ui(ui, shown, words.not_calibrated, reason),
+            None if was_calibrated => missing_ui(ui, shown, words.not_calibrated, ""),
+            None => is_calibrated = offer_ui(ui, shown),
         }
-        false
+        (is_calibrated != was_calibrated).then_some(is_calibrated)
     }
 
     fn inputs_ui(&mut self, shown: &Shown<'_>, inputs: &InputRanges, ui: &mut Ui) {
         let words = &shown.cx.words.inspector;
-        title_ui(ui, shown, Section::Inputs, |ui| {
-            choice_ui(ui, &mut self.by_channel, false, words.sorted, words.order);
-            choice_ui(ui, &mut self.by_channel, true, words.by_channel, words.order);
-        });
         let by_channel = self.by_channel;
         if self.cache.as_ref().is_none_or(|(key, order, _)| *key != shown.key() || *order != by_channel) {
             self.cache = Some((shown.key(), by_channel, Curves::new(inputs, by_channel)));
         }
         let Some((.., curves)) = &self.cache else { return };
         let tokens = shown.cx.theme;
-        let y_axis = paint::y_axis(tokens).formatter(|mark: GridMark, _: &_| significant(10_f64.powf(mark.value), 2));
+        let floor = curves.floor;
+        let y_axis = paint::y_axis(tokens).formatter(move |mark: GridMark, _: &_| tick(mark.value, floor));
+        let x_label = if by_channel { words.channel } else { words.sorted_channels };
         let plot = paint::plot("inputs", tokens)
             .allow_double_click_reset(true)
             .height((ui.available_height() - 18.0).max(60.0))
             .set_margin_fraction(vec2(0.01, 0.06))
-            .custom_x_axes(vec![paint::x_axis(tokens)])
+            .y_grid_spacer(move |input| log_marks(floor, input.bounds.0, input.bounds.1))
+            .custom_x_axes(vec![paint::x_axis(tokens).label(quiet(x_label, tokens))])
             .custom_y_axes(vec![y_axis]);
         let plotted = plot.show(ui, |plot_ui| {
             let line = |points| Line::new("", PlotPoints::Borrowed(points)).width(1.6).allow_hover(false);
@@ -93,9 +110,17 @@ impl InputsView {
         let at = line_legend(&painter, at, tokens.variant, words.largest, tokens);
         line_legend(&painter, at, tokens.reference, words.typical, tokens);
         let largest = inputs.max_abs.iter().copied().fold(0.0, f64::max);
-        let text = format!("{} {} · n = {}", words.largest, significant(largest, 3), count(inputs.n_tokens));
-        ui.label(quiet(text, tokens));
+        let mut text =
+            format!("{} {} · {}", words.largest, significant(largest, 3), (words.tokens)(&count(inputs.n_tokens)));
+        if curves.n_zero > 0 {
+            text = format!("{text} · {}", (words.zero_channels)(curves.n_zero));
+        }
+        ui.add(Label::new(quiet(&text, tokens)).truncate()).on_hover_text(text);
     }
+}
+
+fn tick(position: f64, floor: f64) -> String {
+    if position <= floor { "0".to_owned() } else { significant(10_f64.powf(position), 1) }
 }
 
 /// Why there is nothing, and the button that changes it. Returns whether it was clicked.
@@ -135,7 +160,12 @@ mod tests {
     fn channels_are_sorted_or_stay() {
         let inputs = InputRanges { n_tokens: 3, max_abs: vec![1.0, 100.0, 0.0], mean_abs: vec![0.1, 10.0, 0.0] };
         let y = |points: &[PlotPoint]| points.iter().map(|point| point.y.round()).collect::<Vec<_>>();
-        assert_eq!(y(&Curves::new(&inputs, false).largest), [2.0, 0.0, -6.0]);
-        assert_eq!(y(&Curves::new(&inputs, true).typical), [-1.0, 1.0, -6.0]);
+        let sorted = Curves::new(&inputs, false);
+        assert_eq!(y(&sorted.largest), [2.0, 0.0, -2.0]);
+        assert_eq!(y(&Curves::new(&inputs, true).typical), [-1.0, 1.0, -2.0]);
+        assert_eq!((sorted.floor, sorted.n_zero), (-2.0, 1), "a zero lies below all that are none");
+        assert_eq!([-2.0, -1.0, 2.0].map(|at| tick(at, sorted.floor)), ["0", "0.1", "100"]);
+        let silent = InputRanges { n_tokens: 3, max_abs: vec![0.0; 2], mean_abs: vec![0.0; 2] };
+        assert_eq!(y(&Curves::new(&silent, true).largest), [-1.0, -1.0]);
     }
 }

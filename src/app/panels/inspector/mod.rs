@@ -6,16 +6,17 @@ mod histogram;
 mod inputs;
 mod spectrum;
 
-use egui::{Align, Button, Label, Layout, RichText, ScrollArea, Ui, vec2};
+use egui::{Align, Button, Label, Layout, Response, RichText, ScrollArea, Ui, vec2};
 
 use crate::app::command::Command;
 use crate::app::context::ViewContext;
 use crate::app::panels::Panel;
+use crate::app::panels::recipe::edits;
 use crate::app::plots::paint::{self, quiet};
 use crate::app::theme::ROW_HEIGHT;
 use crate::app::words;
 use crate::model::{Layer, LayerPath, ModelGraph, stored_layer_bytes};
-use crate::recipe::{Calibration, Policy};
+use crate::recipe::{Calibration, LayerSettings, Legality, Policy};
 use crate::session::{InspectRequest, Inspection, InspectionState, ModelState};
 use crate::units;
 
@@ -67,10 +68,39 @@ struct Shown<'a> {
     is_wide: bool,
 }
 
+/// The recipe that is being edited, by its generation, and the selected layers in it.
+type Target = (u64, Vec<usize>);
+
 impl Shown<'_> {
     /// Tells one state of one inspection from another: caches are keyed by it.
     fn key(&self) -> (LayerPath, u64) {
         (self.layer.path.clone(), self.inspection.generation)
+    }
+
+    /// What settings would be applied to: what is known of their legality is keyed by it.
+    fn target(&self) -> Target {
+        (self.cx.draft.generation, self.selected.to_vec())
+    }
+
+    /// Settings of all layers with `settings` for the selected ones.
+    fn with(&self, settings: LayerSettings) -> Vec<LayerSettings> {
+        let mut all = self.cx.draft.settings.clone();
+        for &index in self.selected {
+            all[index] = settings;
+        }
+        all
+    }
+
+    /// Why the recipe would refuse `settings` for the selected layers, if it would.
+    fn refusal(&self, settings: LayerSettings) -> Option<String> {
+        let legality = Legality::new(self.graph, self.cx.device, &self.cx.draft.blocks);
+        legality.check(&self.with(settings), self.selected).err().map(|issue| issue.to_string())
+    }
+
+    /// Gives the selected layers `settings`.
+    fn apply(&self, settings: LayerSettings) {
+        let recipe = edits::with_settings(&self.cx.draft.recipe, self.graph, &self.with(settings));
+        self.cx.send(Command::SetRecipe(Box::new(recipe)));
     }
 }
 
@@ -86,6 +116,7 @@ impl Panel for InspectorPanel {
         let selected: Vec<usize> = (0..graph.layers.len()).filter(is_selected).collect();
         self.position = self.position.min(selected.len().saturating_sub(1));
         let Some(&index) = selected.get(self.position) else {
+            self.asked = None;
             return paint::empty_ui(ui, words.nothing, words.nothing_hint);
         };
         let layer = &graph.layers[index];
@@ -204,7 +235,7 @@ impl InspectorPanel {
             Section::Weights => self.histogram.ui(shown, ui),
             Section::Map => self.map.ui(shown, ui),
             Section::Spectrum => self.spectrum.ui(shown, ui),
-            Section::Inputs => self.is_calibrated |= self.inputs.ui(shown, ui),
+            Section::Inputs => self.is_calibrated = self.inputs.ui(shown, ui).unwrap_or(self.is_calibrated),
         });
     }
 }
@@ -260,11 +291,13 @@ fn state_ui(cx: &ViewContext<'_>, ui: &mut Ui, inspection: &Inspection) {
 }
 
 /// A choice among a few, as small text.
-fn choice_ui<T: PartialEq>(ui: &mut Ui, current: &mut T, value: T, text: &str, group: &str) {
+fn choice_ui<T: PartialEq>(ui: &mut Ui, current: &mut T, value: T, text: &str, group: &str) -> Response {
     let button = Button::selectable(*current == value, RichText::new(text).small()).small();
-    if ui.add(button).accessible_name(format!("{group} {text}")).clicked() {
+    let response = ui.add(button).accessible_name(format!("{group} {text}"));
+    if response.clicked() {
         *current = value;
     }
+    response
 }
 
 /// The title of a part, where all parts are shown at once, with its choices behind it.

@@ -1,15 +1,13 @@
 //! The singular values, and what a rank keeps.
 
 use egui::{Label, Slider, Ui, vec2};
-use egui_plot::{GridMark, Line, PlotPoint, PlotPoints, VLine};
+use egui_plot::{GridMark, HPlacement, Line, PlotPoint, PlotPoints, VLine};
 
-use super::candidates::applied;
-use super::{Section, Shown, missing_ui, title_ui};
-use crate::app::command::Command;
+use super::{Section, Shown, Target, missing_ui, title_ui};
 use crate::app::plots::paint::{self, line_legend, quiet};
 use crate::model::LayerPath;
 use crate::recipe::{LayerSettings, LowRank, LowRankMethod};
-use crate::units::percent;
+use crate::units::{number, percent};
 use crate::worker::inspection::Spectrum;
 
 /// Shares of the energy whose ranks are named.
@@ -20,6 +18,7 @@ const SHARES: [(f64, &str); 3] = [(0.9, "90 %"), (0.95, "95 %"), (0.99, "99 %")]
 pub(super) struct SpectrumView {
     rank: Option<(LayerPath, usize)>,
     cache: Option<((LayerPath, u64), Curves)>,
+    refused: Option<((Target, usize), Option<String>)>,
 }
 
 /// What is drawn of a spectrum.
@@ -78,21 +77,65 @@ impl SpectrumView {
             }
         });
         curves_ui(ui, shown, curves, rank);
-        rank_ui(ui, shown, spectrum, &mut rank);
+        self.rank_ui(ui, shown, spectrum, &mut rank);
         self.rank = Some((shown.layer.path.clone(), rank));
+    }
+
+    /// The slider, what its rank keeps and costs, and the button that uses it.
+    fn rank_ui(&mut self, ui: &mut Ui, shown: &Shown<'_>, spectrum: &Spectrum, rank: &mut usize) {
+        let (words, tokens) = (&shown.cx.words.inspector, shown.cx.theme);
+        let full = spectrum.singular_values.len().max(1);
+        ui.horizontal(|ui| {
+            ui.spacing_mut().slider_width = (ui.available_width() - 150.0).max(60.0);
+            let slider = Slider::new(rank, 1..=full).drag_value_speed(1.0);
+            ui.add(slider).accessible_name(words.rank);
+            let refused = self.refusal(shown, *rank);
+            let button = ui.add_enabled(refused.is_none(), egui::Button::new(words.use_rank).small());
+            let button = button.on_hover_text(words.use_rank_hint);
+            let clicked = button.clicked();
+            if let Some(reason) = refused {
+                button.on_disabled_hover_text(reason);
+            }
+            if clicked {
+                shown.apply(thin(shown.layer.shape, *rank));
+            }
+        });
+        let energy = spectrum.energy(*rank);
+        let share = share(shown.layer.shape, *rank);
+        let cost = if share < 1.0 { (words.parameters)(&percent(share)) } else { words.not_smaller.to_owned() };
+        let text = format!("{} · {cost}", (words.kept)(&percent(energy), &percent(1.0 - energy)));
+        ui.add(Label::new(quiet(&text, tokens)).truncate()).on_hover_text(text);
+    }
+
+    /// Why the rank cannot be used, if it cannot.
+    fn refusal(&mut self, shown: &Shown<'_>, rank: usize) -> Option<&str> {
+        if share(shown.layer.shape, rank) >= 1.0 {
+            return Some(shown.cx.words.inspector.not_smaller);
+        }
+        let key = (shown.target(), rank);
+        if self.refused.as_ref().is_none_or(|(known, _)| *known != key) {
+            let refused = shown.refusal(thin(shown.layer.shape, rank));
+            self.refused = Some((key, refused.map(|reason| (shown.cx.words.inspector.refused)(&reason))));
+        }
+        self.refused.as_ref().and_then(|(_, reason)| reason.as_deref())
     }
 }
 
 fn curves_ui(ui: &mut Ui, shown: &Shown<'_>, curves: &Curves, rank: usize) {
     let (words, tokens) = (&shown.cx.words.inspector, shown.cx.theme);
+    // Both go from none to all, over the same height: each has an axis of its own in the color of its line.
+    let energy = paint::y_axis(tokens).tick_label_color(tokens.variant).label(quiet(words.energy, tokens));
+    let energy = energy.formatter(|mark: GridMark, _: &_| percent(mark.value));
+    let relative = paint::y_axis(tokens).tick_label_color(tokens.reference).label(quiet(words.relative, tokens));
+    let relative = relative.formatter(|mark: GridMark, _: &_| number(mark.value)).placement(HPlacement::Right);
     let plot = paint::plot("spectrum", tokens)
         .allow_double_click_reset(true)
         .include_y(0.0)
         .include_y(1.0)
         .height((ui.available_height() - 46.0).max(60.0))
         .set_margin_fraction(vec2(0.01, 0.06))
-        .custom_x_axes(vec![paint::x_axis(tokens)])
-        .custom_y_axes(vec![paint::y_axis(tokens).formatter(|mark: GridMark, _: &_| percent(mark.value))]);
+        .custom_x_axes(vec![paint::x_axis(tokens).label(quiet(words.rank_axis, tokens))])
+        .custom_y_axes(vec![energy, relative]);
     let plotted = plot.show(ui, |plot_ui| {
         let line = |points| Line::new("", PlotPoints::Borrowed(points)).width(1.8).allow_hover(false);
         plot_ui.line(line(&curves.values).color(tokens.reference));
@@ -107,34 +150,15 @@ fn curves_ui(ui: &mut Ui, shown: &Shown<'_>, curves: &Curves, rank: usize) {
     line_legend(&painter, at, tokens.reference, words.relative, tokens);
 }
 
-/// The slider, what its rank keeps and costs, and the button that uses it.
-fn rank_ui(ui: &mut Ui, shown: &Shown<'_>, spectrum: &Spectrum, rank: &mut usize) {
-    let (words, tokens) = (&shown.cx.words.inspector, shown.cx.theme);
-    let [rows, row_len] = shown.layer.shape;
-    let full = spectrum.singular_values.len().max(1);
-    ui.horizontal(|ui| {
-        let share = *rank as f64 * (rows + row_len) as f64 / (rows * row_len).max(1) as f64;
-        let is_smaller = share < 1.0;
-        ui.spacing_mut().slider_width = (ui.available_width() - 150.0).max(60.0);
-        let slider = Slider::new(rank, 1..=full).drag_value_speed(1.0);
-        ui.add(slider).accessible_name(words.rank);
-        let low_rank = Some(LowRank::with_ratio(LowRankMethod::Svd, share));
-        let settings = LayerSettings { low_rank, ..LayerSettings::default() };
-        let button = ui.add_enabled(is_smaller, egui::Button::new(words.use_rank).small());
-        let button = button.on_hover_text(words.use_rank_hint).on_disabled_hover_text(words.not_smaller);
-        if button.clicked() {
-            cx_apply(shown, settings);
-        }
-    });
-    let energy = spectrum.energy(*rank);
-    let share = *rank as f64 * (rows + row_len) as f64 / (rows * row_len).max(1) as f64;
-    let cost = if share < 1.0 { (words.parameters)(&percent(share)) } else { words.not_smaller.to_owned() };
-    let text = format!("{} · {cost}", (words.kept)(&percent(energy), &percent(1.0 - energy)));
-    ui.add(Label::new(quiet(&text, tokens)).truncate()).on_hover_text(text);
+/// Parameters of two factors of this rank over those of the matrix.
+fn share([rows, row_len]: [usize; 2], rank: usize) -> f64 {
+    rank as f64 * (rows + row_len) as f64 / (rows * row_len).max(1) as f64
 }
 
-fn cx_apply(shown: &Shown<'_>, settings: LayerSettings) {
-    shown.cx.send(Command::SetRecipe(Box::new(applied(shown, settings))));
+/// Settings of a layer of two thin factors.
+fn thin(shape: [usize; 2], rank: usize) -> LayerSettings {
+    let low_rank = Some(LowRank::with_ratio(LowRankMethod::Svd, share(shape, rank)));
+    LayerSettings { low_rank, ..LayerSettings::default() }
 }
 
 #[cfg(test)]

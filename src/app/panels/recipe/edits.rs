@@ -37,7 +37,12 @@ pub(super) fn toggled(
             settings[index] = LayerSettings::default();
         }
     }
-    let edited = Recipe::from_settings(&recipe.name, graph, &settings);
+    with_settings(recipe, graph, &settings)
+}
+
+/// The recipe that gives each layer of the graph the settings at its position; what holds for the whole model stays.
+pub(in crate::app::panels) fn with_settings(recipe: &Recipe, graph: &ModelGraph, settings: &[LayerSettings]) -> Recipe {
+    let edited = Recipe::from_settings(&recipe.name, graph, settings);
     named_after(recipe, Recipe { default: edited.default, rules: edited.rules, ..recipe.clone() })
 }
 

@@ -3,7 +3,9 @@
 mod compress;
 mod reduce;
 
-use egui::{Button, DragValue, Grid, Popup, PopupCloseBehavior, RichText, Ui};
+use std::ops::RangeInclusive;
+
+use egui::{Button, Grid, Popup, PopupCloseBehavior, RichText, Ui};
 
 use super::edits;
 use super::rows::{Methods, Row};
@@ -12,6 +14,7 @@ use crate::app::context::ViewContext;
 use crate::app::theme::Tokens;
 use crate::app::widgets::choice::Choice;
 use crate::app::widgets::format_menu::Legality as Verdict;
+use crate::app::widgets::number;
 use crate::app::widgets::share_strip::{self, Shares};
 use crate::app::words::{MethodWords, RecipeWords};
 use crate::model::ModelGraph;
@@ -185,25 +188,24 @@ pub(super) fn shares_text(words: &MethodWords, shares: Shares) -> String {
     parts.join(" · ")
 }
 
-/// A number with its name before it; returns a new value.
-fn number_ui(
-    name: &str,
-    value: f64,
-    range: std::ops::RangeInclusive<f64>,
-    decimals: usize,
+/// A number with its name before it and what it means; returns what the user made of it.
+fn number_ui<N: egui::emath::Numeric>(
+    [name, hint]: [&str; 2],
+    value: N,
+    range: RangeInclusive<N>,
+    speed: f64,
     ui: &mut Ui,
-) -> Option<f64> {
+) -> Option<N> {
     let label = ui.label(RichText::new(name).small());
-    let mut value = value;
-    let speed = (range.end() - range.start()) / 200.0;
-    let drag = DragValue::new(&mut value).range(range).speed(speed).max_decimals(decimals).update_while_editing(false);
-    ui.add(drag).labelled_by(label.id).changed().then_some(value)
+    let (response, edit) = number::drag_ui(value, range, speed, ui);
+    let response = response.labelled_by(label.id);
+    if !hint.is_empty() {
+        response.on_hover_text(hint);
+    }
+    edit
 }
 
 /// As [`number_ui`] for a whole number.
-fn count_ui(name: &str, value: u16, range: std::ops::RangeInclusive<u16>, ui: &mut Ui) -> Option<u16> {
-    let label = ui.label(RichText::new(name).small());
-    let mut value = value;
-    let drag = DragValue::new(&mut value).range(range).speed(0.2).update_while_editing(false);
-    ui.add(drag).labelled_by(label.id).changed().then_some(value)
+fn count_ui(name: &str, value: u16, range: RangeInclusive<u16>, ui: &mut Ui) -> Option<u16> {
+    number_ui([name, ""], value, range, 0.2, ui)
 }

@@ -38,7 +38,7 @@ fn planned_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
                 }
             });
             let time = match cx.plan.estimated_secs {
-                Some(secs) => format!("{} {}", Mark::Estimated.glyph(), (words.about)(&units::duration(secs))),
+                Some(secs) => Mark::Estimated.before(&(words.about)(&units::duration(secs))),
                 None => words.time_unknown.to_owned(),
             };
             ui.label(RichText::new(time).color(cx.theme.text_weak)).on_hover_text(words.time_hint);
@@ -80,7 +80,7 @@ fn step_ui(cx: &ViewContext<'_>, (phase, done, total): (Phase, u32, u32), ui: &m
     {
         let spent = now.saturating_sub(began) as f64 / 1000.0;
         let left = spent / f64::from(done) * f64::from(total.saturating_sub(done));
-        let text = (words.step_left)(&units::duration(left));
+        let text = Mark::Estimated.before(&(words.step_left)(&units::duration(left)));
         ui.label(RichText::new(text).small().color(cx.theme.text_weak));
     }
 }
@@ -96,6 +96,7 @@ fn running_ui(cx: &ViewContext<'_>, status: crate::session::RunStatus, ui: &mut 
             step_ui(cx, (phase, done, total), ui);
         }
         let left = status.remaining_secs.map(|left| (cx.words.toolbar.left)(&units::duration(left)));
+        let left = left.map(|left| Mark::Estimated.before(&left));
         let elapsed = (words.elapsed)(&units::duration(status.elapsed_secs));
         ui.label(RichText::new(left.unwrap_or(elapsed)).color(cx.theme.text_weak));
     });

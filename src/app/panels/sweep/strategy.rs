@@ -127,16 +127,23 @@ fn ladder_method_ui(cx: &ViewContext<'_>, settings: &mut SweepSettings, ui: &mut
 
 fn percents_ui(cx: &ViewContext<'_>, settings: &mut SweepSettings, ui: &mut Ui) {
     ui.spacing_mut().item_spacing.x = 2.0;
+    let words = &cx.words.sweep;
+    let has_method = !settings.sparsity_methods.is_empty();
     for percent in PERCENTS {
         let ticked = settings.grid_percents.contains(&percent);
         let text = crate::units::percent(f64::from(percent) / 100.0);
         let label = RichText::new(percent.to_string()).monospace();
-        let name = (cx.words.sweep.percent_name)(&text);
-        if ui.add(Button::selectable(ticked, label)).accessible_name(name).clicked() {
+        let name = (words.percent_name)(&text);
+        // A share that nothing prunes by would be left out of the grid.
+        let response = ui.add_enabled(percent == 0 || has_method, Button::selectable(ticked, label));
+        if response.accessible_name(name).on_disabled_hover_text(words.no_method).clicked() {
             toggle(&mut settings.grid_percents, percent, !ticked);
         }
     }
     ui.label("%");
+    if !has_method && settings.grid_percents.iter().any(|percent| *percent > 0) {
+        ui.label(RichText::new(words.no_method).small().color(cx.theme.warn));
+    }
 }
 
 fn ladder_ui(cx: &ViewContext<'_>, settings: &mut SweepSettings, ui: &mut Ui) {

@@ -96,7 +96,7 @@ fn predicted_ui(cx: &ViewContext<'_>, graph: &ModelGraph, ui: &mut Ui) {
         let bits = format!("{} {}", units::significant(plan.bits_per_weight(), 3), cx.words.toolbar.bits_per_weight);
         ui.label(RichText::new(bits).monospace());
         if let Some(reason) = plan.estimated {
-            let text = format!("{} {}: {reason}", Mark::Estimated.glyph(), words.estimated);
+            let text = Mark::Estimated.before(&format!("{}: {reason}", words.estimated));
             ui.label(RichText::new(text).small().color(cx.theme.text_weak));
         }
     });

@@ -1,10 +1,11 @@
 //! Cache, attention and calibration.
 
-use egui::{Button, Checkbox, DragValue, RichText, Ui};
+use egui::{Button, Checkbox, RichText, Ui};
 
 use super::{choice_ui, quiet_ui, row_ui, rows_ui};
 use crate::app::command::{Command, DialogKind};
 use crate::app::context::ViewContext;
+use crate::app::widgets::number::drag_ui;
 use crate::model::{ModelFamily, ModelGraph};
 use crate::recipe::{
     AttentionForm, AttentionSettings, Calibration, KvCacheSettings, KvFormat, Policy, Recipe, kv_problem,
@@ -60,13 +61,14 @@ pub(super) fn attention_ui(cx: &ViewContext<'_>, graph: &ModelGraph, attention: 
                 attention.window = on.then_some((context / 2).max(1));
                 attention.sinks = if on { 4 } else { 0 };
             }
-            if let Some(window) = &mut attention.window {
-                let drag = DragValue::new(window).range(1..=context).update_while_editing(false);
-                ui.add(drag).accessible_name(words.window_tokens).on_hover_text(words.window_note);
+            if let Some(window) = attention.window {
+                let (response, edit) = drag_ui(window, 1..=context, 1.0, ui);
+                response.accessible_name(words.window_tokens).on_hover_text(words.window_note);
+                attention.window = edit.or(attention.window);
                 let label = quiet_ui(cx, words.sinks, ui);
-                let drag = DragValue::new(&mut attention.sinks).range(0..=context).speed(0.1);
-                let drag = ui.add(drag.update_while_editing(false)).labelled_by(label.id);
-                drag.on_hover_text(words.sinks_note);
+                let (response, edit) = drag_ui(attention.sinks, 0..=context, 0.1, ui);
+                response.labelled_by(label.id).on_hover_text(words.sinks_note);
+                attention.sinks = edit.unwrap_or(attention.sinks);
             }
         });
     });
@@ -79,17 +81,17 @@ pub(super) fn calibration_ui(cx: &ViewContext<'_>, graph: &ModelGraph, recipe: &
         row_ui(words.text, words.text_hint, ui, |ui| text_ui(cx, needed, &mut recipe.calibration, ui));
         let calibration = &mut recipe.calibration;
         row_ui(words.windows, "", ui, |ui| {
-            let mut windows = calibration.n_windows();
-            let drag = DragValue::new(&mut windows).range(1..=100_000).speed(0.2).update_while_editing(false);
-            if ui.add(drag).accessible_name(words.windows).changed() {
+            let (response, windows) = drag_ui(calibration.n_windows(), 1..=100_000, 0.2, ui);
+            response.accessible_name(words.windows);
+            if let Some(windows) = windows {
                 calibration.windows = (windows != Calibration::WINDOWS).then_some(windows);
             }
             quiet_ui(cx, words.context, ui);
             let longest = graph.family.max_context();
             let usual = longest.min(2048);
-            let mut context = calibration.context.unwrap_or(usual);
-            let drag = DragValue::new(&mut context).range(8..=longest).update_while_editing(false);
-            if ui.add(drag).accessible_name(words.context).changed() {
+            let (response, context) = drag_ui(calibration.context.unwrap_or(usual), 2..=longest, 1.0, ui);
+            response.accessible_name(words.context);
+            if let Some(context) = context {
                 calibration.context = (context != usual).then_some(context);
             }
             if calibration.context.is_none() {

@@ -1,9 +1,11 @@
 //! Layers of neighbouring blocks that share one tensor.
 
-use egui::{ComboBox, DragValue, Slider, Ui};
+use egui::{ComboBox, Ui};
 
+use super::structure::BLOCK_SPEED;
 use super::{choice_ui, option_ui, quiet_ui, rows_ui};
 use crate::app::context::ViewContext;
+use crate::app::widgets::number::{drag_ui, percent_ui};
 use crate::model::{LayerRole, ModelGraph};
 use crate::recipe::{Sharing, SharingMethod};
 
@@ -57,12 +59,13 @@ fn group_ui(
     });
     ui.horizontal(|ui| {
         quiet_ui(cx, words.in_blocks, ui);
-        let [first_block, last_block] = &mut group.blocks;
-        let drag = DragValue::new(first_block).range(0..=last_block.saturating_sub(1)).update_while_editing(false);
-        ui.add(drag).accessible_name((words.first_block)(&name));
+        let [first_block, last_block] = group.blocks;
+        let (response, first) = drag_ui(first_block, 0..=last_block.saturating_sub(1), BLOCK_SPEED, ui);
+        response.accessible_name((words.first_block)(&name));
         quiet_ui(cx, "–", ui);
-        let drag = DragValue::new(last_block).range(*first_block + 1..=last).update_while_editing(false);
-        ui.add(drag).accessible_name((words.last_block)(&name));
+        let (response, end) = drag_ui(last_block, first_block.saturating_add(1)..=last, BLOCK_SPEED, ui);
+        response.accessible_name((words.last_block)(&name));
+        group.blocks = [first.unwrap_or(first_block), end.unwrap_or(last_block)];
         for ((text, method), note) in
             [("tie", SharingMethod::Tie), ("basis", SharingMethod::Basis)].into_iter().zip(words.method_note)
         {
@@ -75,12 +78,8 @@ fn group_ui(
     ui.end_row();
     if let Some(ratio) = &mut group.ratio {
         option_ui(cx, words.ratio, ui, |ui| {
-            let mut percent = 100.0 * *ratio;
-            ui.spacing_mut().slider_width = 100.0;
-            let slider = Slider::new(&mut percent, 1.0..=100.0).step_by(1.0).suffix(" %").update_while_editing(false);
-            if ui.add(slider).accessible_name(format!("{} {name}", words.ratio)).changed() {
-                *ratio = percent / 100.0;
-            }
+            let name = format!("{} {name}", words.ratio);
+            *ratio = percent_ui(&name, *ratio, 1.0..=100.0, 100.0, ui).unwrap_or(*ratio);
         });
     }
 }

@@ -1,13 +1,17 @@
 //! Channels, heads and blocks that are removed.
 
-use egui::{DragValue, Slider, Ui};
+use egui::Ui;
 
 use super::{blocks_left, choice_ui, option_ui, preview, quiet_ui, row_ui, rows_ui};
 use crate::app::context::ViewContext;
 use crate::app::widgets::choice::Choice;
 use crate::app::widgets::format_menu::Legality;
-use crate::model::ModelGraph;
+use crate::app::widgets::number::{drag_ui, percent_ui};
+use crate::model::{BlockShape, ModelGraph};
 use crate::recipe::{BlockCut, BlockPart, BlockScore, ChannelScore, Recipe, Structure, SurvivorUpdate, WidthCut};
+
+/// Blocks a point of dragging.
+pub(super) const BLOCK_SPEED: f64 = 0.1;
 
 const SCORES: [(&str, ChannelScore); 3] = [
     ("weight_norm", ChannelScore::WeightNorm),
@@ -28,9 +32,6 @@ pub(super) fn ui(cx: &ViewContext<'_>, graph: &ModelGraph, structure: &mut Struc
         cut_ui(cx, graph, Width::Channels, &mut structure.ffn, ui);
         cut_ui(cx, graph, Width::Heads, &mut structure.heads, ui);
         blocks_ui(cx, graph, structure, ui);
-        if structure.blocks.as_ref().is_some_and(BlockCut::is_empty) {
-            structure.blocks = None;
-        }
         let cuts = [structure.ffn, structure.heads];
         if cuts.into_iter().flatten().any(|cut| cut.fraction > 0.0) {
             row_ui(words.update, "", ui, |ui| {
@@ -59,18 +60,16 @@ fn cut_ui(cx: &ViewContext<'_>, graph: &ModelGraph, width: Width, cut: &mut Opti
         Width::Heads => (words.heads, words.heads_note),
     };
     row_ui(name, note, ui, |ui| {
-        let mut percent = cut.map_or(0.0, |cut| 100.0 * cut.fraction);
-        ui.spacing_mut().slider_width = 100.0;
-        let slider = Slider::new(&mut percent, 0.0..=95.0).step_by(1.0).suffix(" %").update_while_editing(false);
-        if ui.add(slider).accessible_name((words.removed)(name)).changed() {
-            *cut = if percent > 0.0 {
+        let fraction = cut.map_or(0.0, |cut| cut.fraction);
+        if let Some(fraction) = percent_ui(&(words.removed)(name), fraction, 0.0..=95.0, 100.0, ui) {
+            *cut = if fraction > 0.0 {
                 let base = cut.unwrap_or(WidthCut {
                     fraction: 0.0,
                     score: ChannelScore::default(),
                     blocks: None,
                     align: None,
                 });
-                Some(WidthCut { fraction: percent / 100.0, ..base })
+                Some(WidthCut { fraction, ..base })
             } else {
                 None
             };
@@ -87,19 +86,21 @@ fn cut_ui(cx: &ViewContext<'_>, graph: &ModelGraph, width: Width, cut: &mut Opti
     });
     option_ui(cx, words.in_blocks, ui, |ui| {
         let last = u16::try_from(graph.family.n_blocks().saturating_sub(1)).unwrap_or(u16::MAX);
-        let [mut first_block, mut last_block] = cut.blocks.unwrap_or([0, last]);
-        let drag = DragValue::new(&mut first_block).range(0..=last_block).update_while_editing(false);
-        let moved = ui.add(drag).accessible_name((words.first_block)(name)).changed();
+        let [first_block, last_block] = cut.blocks.unwrap_or([0, last]);
+        let (response, first) = drag_ui(first_block, 0..=last_block, BLOCK_SPEED, ui);
+        response.accessible_name((words.first_block)(name));
         quiet_ui(cx, "–", ui);
-        let drag = DragValue::new(&mut last_block).range(first_block..=last).update_while_editing(false);
-        if ui.add(drag).accessible_name((words.last_block)(name)).changed() || moved {
-            cut.blocks = ([first_block, last_block] != [0, last]).then_some([first_block, last_block]);
+        let (response, end) = drag_ui(last_block, first_block..=last.max(first_block), BLOCK_SPEED, ui);
+        response.accessible_name((words.last_block)(name));
+        if first.is_some() || end.is_some() {
+            let blocks = [first.unwrap_or(first_block), end.unwrap_or(last_block)];
+            cut.blocks = (blocks != [0, last]).then_some(blocks);
         }
         quiet_ui(cx, words.align, ui);
         let default = if width == Width::Channels { WidthCut::FFN_ALIGN } else { 1 };
-        let mut align = cut.align.unwrap_or(default);
-        let drag = DragValue::new(&mut align).range(1..=512).speed(0.2).update_while_editing(false);
-        if ui.add(drag).accessible_name((words.align_of)(name)).changed() {
+        let (response, align) = drag_ui(cut.align.unwrap_or(default), 1..=512, 0.2, ui);
+        response.accessible_name((words.align_of)(name));
+        if let Some(align) = align {
             cut.align = (align != default).then_some(align);
         }
     });
@@ -127,13 +128,21 @@ fn blocks_ui(cx: &ViewContext<'_>, graph: &ModelGraph, structure: &mut Structure
     let Some(cut) = &mut structure.blocks else { return };
     if is_list {
         ui.label("");
-        ui.horizontal_wrapped(|ui| drop_ui(cx, graph, cut, n_blocks, ui));
+        let drop = ui.horizontal_wrapped(|ui| drop_ui(cx, cut, n_blocks, ui)).inner;
         ui.end_row();
+        if let Some(drop) = drop {
+            cut.drop = drop;
+        }
+        if cut.is_empty() {
+            structure.blocks = None;
+            return;
+        }
     } else {
         row_ui("", "", ui, |ui| {
             let most = if cut.part == BlockPart::Block { n_blocks.saturating_sub(1) } else { n_blocks };
-            let drag = DragValue::new(&mut cut.count).range(1..=most).speed(0.05).update_while_editing(false);
-            ui.add(drag).accessible_name(words.block_count);
+            let (response, count) = drag_ui(cut.count, 1..=most, BLOCK_SPEED, ui);
+            response.accessible_name(words.block_count);
+            cut.count = count.unwrap_or(cut.count);
             quiet_ui(cx, words.score, ui);
             for (text, score) in
                 [("block_influence", BlockScore::BlockInfluence), ("measured_kl", BlockScore::MeasuredKl)]
@@ -155,24 +164,43 @@ fn blocks_ui(cx: &ViewContext<'_>, graph: &ModelGraph, structure: &mut Structure
     });
 }
 
-/// A button for each block, pressed where it goes; the last one that is left cannot.
-fn drop_ui(cx: &ViewContext<'_>, graph: &ModelGraph, cut: &mut BlockCut, n_blocks: u16, ui: &mut Ui) {
+/// A button for each block, pressed where it goes; the last one that is left cannot. Returns the blocks that go after a
+/// click.
+fn drop_ui(cx: &ViewContext<'_>, cut: &BlockCut, n_blocks: u16, ui: &mut Ui) -> Option<Vec<u16>> {
     ui.spacing_mut().item_spacing.x = 2.0;
+    let blocks = &cx.draft.blocks;
+    let n_left = blocks.iter().filter(|block| !block.is_empty()).count();
+    let mut clicked = None;
     for block in 0..n_blocks {
-        let mut drop = cut.drop.clone();
-        let selected = drop.contains(&block);
-        if selected {
-            drop.retain(|other| *other != block);
-        } else {
-            drop.push(block);
-            drop.sort_unstable();
-        }
-        let legality = with_blocks(cx, graph, BlockCut { drop: drop.clone(), ..cut.clone() });
+        let selected = cut.drop.contains(&block);
+        let is_last = !selected
+            && n_left == 1
+            && blocks.get(usize::from(block)).is_some_and(|shape| !shape.is_empty() && is_gone(*shape, cut.part));
+        let legality = if is_last { Err(crate::recipe::Problem::NothingLeft.to_string()) } else { Ok(None) };
         let (text, name) = (block.to_string(), (cx.words.whole.block_name)(block));
         let choice = Choice { text: &text, name: &name, hint: "", simulated: "" };
         if choice.ui(selected, legality, ui) {
-            cut.drop = drop;
+            clicked = Some(block);
         }
+    }
+    let block = clicked?;
+    let mut drop = cut.drop.clone();
+    if drop.contains(&block) {
+        drop.retain(|other| *other != block);
+    } else {
+        drop.push(block);
+        drop.sort_unstable();
+    }
+    Some(drop)
+}
+
+/// Whether nothing is left of a block without this part of it.
+fn is_gone(block: BlockShape, part: BlockPart) -> bool {
+    let (has_heads, has_mlp) = (block.n_heads > 0, block.intermediate_size > 0);
+    match part {
+        BlockPart::Block => true,
+        BlockPart::Attention => !has_mlp,
+        BlockPart::Mlp => !has_heads,
     }
 }
 

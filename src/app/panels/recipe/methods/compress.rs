@@ -35,10 +35,10 @@ impl Form<'_> {
             }
             Rounding::Hqq(options) => {
                 let of = |options| LayerChange::Rounding(Rounding::Hqq(options));
-                if let Some(iterations) = count_ui(words.iterations, options.iterations, 1..=200, ui) {
+                if let Some(iterations) = count_ui(words.iterations, options.iterations, 1..=u16::MAX, ui) {
                     self.change = Some(of(HqqOptions { iterations, ..options }));
                 }
-                if let Some(norm) = number_ui(words.norm, options.norm, 0.1..=1.0, 2, ui) {
+                if let Some(norm) = number_ui([words.norm, ""], options.norm, 1e-3..=1.0, 0.005, ui) {
                     self.change = Some(of(HqqOptions { norm, ..options }));
                 }
             }
@@ -53,10 +53,11 @@ impl Form<'_> {
     fn gptq_ui(&mut self, options: GptqOptions, ui: &mut Ui) {
         let words = self.words;
         let of = |options| LayerChange::Rounding(Rounding::Gptq(options));
-        if let Some(damping) = number_ui(words.damping, options.damping, 0.001..=1.0, 4, ui) {
+        let damping = [words.damping, words.damping_note];
+        if let Some(damping) = number_ui(damping, options.damping, 1e-8..=1.0, 0.005, ui) {
             self.change = Some(of(GptqOptions { damping, ..options }));
         }
-        if let Some(block) = count_ui(words.block, options.block, 1..=1024, ui) {
+        if let Some(block) = count_ui(words.block, options.block, 1..=u16::MAX, ui) {
             self.change = Some(of(GptqOptions { block, ..options }));
         }
         let flipped = of(GptqOptions { act_order: !options.act_order, ..options });
@@ -121,7 +122,7 @@ impl Form<'_> {
             self.choice_ui([self.words.range, text, ""], selected, of(range), ui);
         }
         if let Some(value) = percentile
-            && let Some(value) = number_ui("%", value, 90.0..=100.0, 3, ui)
+            && let Some(value) = number_ui(["%", ""], value, 50.0..=100.0, 0.05, ui)
         {
             self.change = Some(of(ActivationRange::Percentile(value)));
         }
@@ -133,7 +134,7 @@ impl Form<'_> {
         let change = LayerChange::Activations(flipped);
         self.check_ui(words.smoothing, words.smoothing_note, current.is_some(), change, ui);
         if let Some(value) = current
-            && let Some(value) = number_ui("α", value, 0.0..=1.0, 2, ui)
+            && let Some(value) = number_ui(["α", ""], value, 0.0..=1.0, 0.005, ui)
         {
             self.change = Some(LayerChange::Activations(of(Some(value))));
         }

@@ -1,8 +1,9 @@
 //! Sparsity, low rank and the low-rank correction.
 
-use egui::{Slider, Ui};
+use egui::Ui;
 
 use super::{Form, count_ui};
+use crate::app::widgets::number::percent_ui;
 use crate::app::widgets::share_strip::Shares;
 use crate::recipe::{
     Allocation, Correction, Group, IntFormat, LayerChange, LowRank, LowRankMethod, Pattern, RankRule, SparseStorage,
@@ -13,6 +14,8 @@ use crate::recipe::{
 const FIRST_FRACTION: f64 = 0.3;
 /// The kept share that low rank begins with.
 const FIRST_RATIO: f64 = 0.9;
+/// Length of the rails of shares, in points.
+const RAIL: f32 = 110.0;
 
 impl Form<'_> {
     pub(super) fn sparsity_ui(&mut self, ui: &mut Ui) {
@@ -72,13 +75,10 @@ impl Form<'_> {
             let change = LayerChange::Sparsity(Some(Sparsity { storage: sparsity.storage, ..of_pattern }));
             self.choice_ui([words.amount, &pattern.to_string(), ""], sparsity.pattern == Some(pattern), change, ui);
         }
-        if sparsity.pattern.is_none() {
-            let mut percent = 100.0 * sparsity.fraction;
-            ui.spacing_mut().slider_width = 110.0;
-            let slider = Slider::new(&mut percent, 1.0..=95.0).step_by(1.0).suffix(" %").update_while_editing(false);
-            if ui.add(slider).accessible_name(words.share).changed() {
-                self.change = Some(LayerChange::Sparsity(Some(Sparsity { fraction: percent / 100.0, ..sparsity })));
-            }
+        if sparsity.pattern.is_none()
+            && let Some(fraction) = percent_ui(words.share, sparsity.fraction, 1.0..=95.0, RAIL, ui)
+        {
+            self.change = Some(LayerChange::Sparsity(Some(Sparsity { fraction, ..sparsity })));
         }
     }
 
@@ -111,11 +111,8 @@ impl Form<'_> {
                 RankRule::Ratio(value) | RankRule::Energy(value) => (value, 99.9),
                 RankRule::ErrorBudget(value) => (value, 90.0),
             };
-            let mut percent = 100.0 * value;
-            ui.spacing_mut().slider_width = 110.0;
-            let slider = Slider::new(&mut percent, 0.1..=most).max_decimals(1).suffix(" %").update_while_editing(false);
-            if ui.add(slider).accessible_name(words.keep).changed() {
-                let rank = with_value(low_rank.rank, percent / 100.0);
+            if let Some(value) = percent_ui(words.keep, value, 0.1..=most, RAIL, ui) {
+                let rank = with_value(low_rank.rank, value);
                 self.change = Some(LayerChange::LowRank(Some(LowRank { rank, ..low_rank })));
             }
             if let Some(align) = count_ui(words.align, low_rank.align, 1..=256, ui) {
