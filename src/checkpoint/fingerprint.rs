@@ -2,6 +2,7 @@
 
 use crate::checkpoint::file::SourceFile;
 use crate::checkpoint::own::OwnLayout;
+use crate::checkpoint::sparse::Parts;
 use crate::checkpoint::{CheckpointError, RefusedTensor, TensorEntry};
 use crate::model::{Fingerprint, ModelFamily};
 
@@ -16,9 +17,8 @@ const MIDDLE: u64 = 16 << 10;
 /// A model of any size is known within a second or two; the price is that a change only between the samples of a large
 /// tensor is not seen. Independent of the order of the tensors and of how they are spread over files.
 pub(super) fn fingerprint(
-    family: &ModelFamily,
-    own: &OwnLayout,
-    entries: &[TensorEntry],
+    (family, own): (&ModelFamily, &OwnLayout),
+    (entries, parts): (&[TensorEntry], &Parts),
     refused: &[RefusedTensor],
     files: &[SourceFile],
 ) -> Result<Fingerprint, CheckpointError> {
@@ -36,6 +36,13 @@ pub(super) fn fingerprint(
         hasher.update(&(manifest.len() as u64).to_le_bytes()).update(&manifest);
         for (offset, len) in samples(entry.len) {
             hasher.update(&files[entry.file].read(entry.offset + offset, len)?);
+        }
+    }
+    for (name, part) in parts {
+        let manifest = serde_json::to_vec(&(name, part.kind.dtype(), &part.shape)).expect("names and numbers");
+        hasher.update(&(manifest.len() as u64).to_le_bytes()).update(&manifest);
+        for (offset, len) in samples(part.len) {
+            hasher.update(&files[part.file].read(part.offset + offset, len)?);
         }
     }
     let mut refused: Vec<&str> = refused.iter().map(|tensor| tensor.name.as_str()).collect();

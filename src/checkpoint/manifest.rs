@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::checkpoint::own::{KEY, OwnLayout};
+use crate::checkpoint::sparse::Parts;
 use crate::checkpoint::{CheckpointError, RefusedTensor, TensorEntry};
-use crate::model::{Fingerprint, Layer, LayerPath, LayerRole, LlamaConfig, ModelFamily, ModelGraph, StoredFormat};
+use crate::model::{
+    Fingerprint, Layer, LayerPath, LayerRole, LlamaConfig, ModelFamily, ModelGraph, StoredFormat, StoredSparse,
+};
 
 /// The rotary factors of a GGUF file, under the name that they have there.
 pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
@@ -27,6 +30,8 @@ pub(super) struct Found<'a> {
     pub(super) entries: &'a [TensorEntry],
     /// The names of shared tensors are added.
     pub(super) names: &'a mut Names,
+    /// Of the layers whose zeros are left out.
+    pub(super) parts: &'a Parts,
     /// Canonical names, too, where the family knows the tensor.
     pub(super) refused: &'a [RefusedTensor],
     pub(super) path: &'a Path,
@@ -44,26 +49,38 @@ impl Found<'_> {
         for layer in &mut layers {
             let mut formats = Vec::new();
             for (name, shape) in layer.tensors() {
-                let entry = self.entry(&name).expect("checked to be present");
-                self.check_shape(entry, &shape)?;
-                formats.push(entry.format);
+                let found = self.found(&name).expect("checked to be present");
+                self.check_shape(&name, found, &shape)?;
+                formats.extend(self.entry(&name).map(|entry| entry.format));
             }
-            if let [up, down] = formats[..]
+            if let Some(sparse) = layer.sparse
+                && formats != [StoredFormat::F16]
+            {
+                let found: Vec<&str> = formats.iter().map(|format| format.name()).collect();
+                let (path, name, found) = (&layer.path, sparse.values.name(), found.join(", "));
+                return Err(self.refuse(format!("sparse: {path} is {name} with one tensor of f16, not {found}")));
+            }
+            if let ([up, down], Some(_)) = (&formats[..], layer.rank)
                 && (up != down || matches!(up, StoredFormat::Ggml(_)))
             {
                 return Err(self.refuse(format!("factors of {} in {} and {}", layer.path, up.name(), down.name())));
             }
-            layer.stored = formats[0];
+            layer.stored = layer.sparse.map_or(formats[0], |sparse| sparse.values.dense());
             let bias = self.entry(&format!("{}.bias", layer.path)).filter(|_| self.has_bias(layer.role));
             layer.bias_len = bias.map_or(0, |_| layer.shape[0]);
         }
         let (mut other_bytes, mut other_weights) = (0, 0);
         for vector in &vectors {
             let entry = self.entry(&vector.name).expect("checked to be present");
-            self.check_shape(entry, &vector.shape)?;
+            self.check_shape(&entry.name, &entry.shape, &vector.shape)?;
             if matches!(entry.format, StoredFormat::Ggml(_)) {
                 let reason = format!("a norm or bias in {} is not supported", entry.format.name());
-                let tensors = vec![RefusedTensor { name: entry.name.clone(), reason, canonical: vector.name.clone() }];
+                let tensors = vec![RefusedTensor {
+                    name: entry.name.clone(),
+                    reason,
+                    canonical: vector.name.clone(),
+                    part: None,
+                }];
                 return Err(CheckpointError::NeededRefused { tensors, path: self.path.to_owned() });
             }
             other_bytes += entry.len;
@@ -96,6 +113,19 @@ impl Found<'_> {
             }
             layers[at].rank = Some(rank);
         }
+        for (path, &values) in &self.own.sparse {
+            let Some(at) = position(path, layers).filter(|at| layers[*at].rank.is_none()) else {
+                return Err(self.refuse(format!("sparse: {path} is no layer of the model, or has factors")));
+            };
+            let [rows, row_len] = layers[at].shape;
+            let n_values = self.found(&format!("{path}.weight.values")).and_then(|shape| shape.first()).copied();
+            let n_values = n_values.unwrap_or_default();
+            let most = u32::try_from(rows.saturating_mul(row_len)).unwrap_or_default();
+            if n_values as u64 > u64::from(most) {
+                return Err(self.refuse(format!("sparse: {path} has {n_values} values for {rows} × {row_len} weights")));
+            }
+            layers[at].sparse = Some(StoredSparse { values, n_values: n_values as u64 });
+        }
         for (path, owner) in &self.own.shared {
             let (Some(at), Some(from)) = (position(path, layers), position(owner, layers)) else {
                 return Err(self.refuse(format!("shared: {path} or {owner} is no layer of the model")));
@@ -106,6 +136,14 @@ impl Found<'_> {
             let alike = |layer: &Layer| (layer.role, layer.shape, layer.rank, layer.block.is_some());
             if alike(&layers[at]) != alike(&layers[from]) || layers[at].block.is_none() {
                 return Err(self.refuse(format!("shared: {path} and {owner} are layers of different kinds or shapes")));
+            }
+            if layers[from].sparse.is_some() || layers[at].sparse.is_some() {
+                let name = format!("{path}.weight");
+                if layers[at].sparse.is_some() || self.names.contains_key(&name) {
+                    return Err(self.refuse(format!("shared: {name} is in the files, too")));
+                }
+                (layers[at].sparse, layers[at].shared_with) = (layers[from].sparse, Some(owner.clone()));
+                continue;
             }
             let last = |layer: &Layer| layer.tensors().pop().map(|(name, _)| name).expect("a layer has weights");
             let (alias, name) = (last(&layers[at]), last(&layers[from]));
@@ -122,6 +160,12 @@ impl Found<'_> {
 
     fn entry(&self, canonical: &str) -> Option<&TensorEntry> {
         self.names.get(canonical).map(|&index| &self.entries[index])
+    }
+
+    /// The shape of a tensor that can be read.
+    fn found(&self, canonical: &str) -> Option<&[usize]> {
+        let part = || self.parts.get(canonical).map(|part| &part.shape[..]);
+        self.entry(canonical).map(|entry| &entry.shape[..]).or_else(part)
     }
 
     fn has_bias(&self, role: LayerRole) -> bool {
@@ -160,7 +204,7 @@ impl Found<'_> {
     fn check_present(&self, layers: &[Layer], vectors: &[Needed]) -> Result<(), CheckpointError> {
         let weights = layers.iter().flat_map(|layer| layer.tensors().into_iter().map(|(name, _)| name));
         let absent = weights.chain(vectors.iter().map(|vector| vector.name.clone()));
-        let absent: Vec<String> = absent.filter(|name| !self.names.contains_key(name)).collect();
+        let absent: Vec<String> = absent.filter(|name| self.found(name).is_none()).collect();
         let mut refused: Vec<RefusedTensor> = Vec::new();
         let mut missing = Vec::new();
         for name in absent {
@@ -180,14 +224,14 @@ impl Found<'_> {
         Ok(())
     }
 
-    fn check_shape(&self, entry: &TensorEntry, expected: &[usize]) -> Result<(), CheckpointError> {
-        if entry.shape == expected {
+    fn check_shape(&self, tensor: &str, found: &[usize], expected: &[usize]) -> Result<(), CheckpointError> {
+        if found == expected {
             return Ok(());
         }
         Err(CheckpointError::Shape {
-            tensor: entry.name.clone(),
+            tensor: tensor.to_owned(),
             expected: expected.to_vec(),
-            found: entry.shape.clone(),
+            found: found.to_vec(),
             path: self.path.to_owned(),
         })
     }
@@ -212,6 +256,7 @@ fn needed_layers(config: &LlamaConfig) -> Vec<Layer> {
         stored: StoredFormat::F32,
         bias_len: 0,
         rank: None,
+        sparse: None,
         shared_with: None,
     };
     let outside = |path: &str, role| layer(path.to_owned(), None, role, [config.vocab_size, config.hidden_size]);

@@ -4,7 +4,7 @@
 //! manifest. No file reader of another library is called on a model's files, and nothing is mapped into memory.
 //!
 //! **Invariants.** Every size in a file is checked in one function, in 128 bits, against the length of the file before
-//! anything is allocated. Nothing is dropped silently: tensors listed plus tensors refused are the tensors in the files.
+//! anything is allocated. Nothing is dropped silently: tensors that can be read plus tensors refused are those in the files.
 //! Opening reads headers and samples only, never writes, and never leaves the folder that the user chose (links of a
 //! model cache into its own `blobs` folder are followed; hard links are files like any other).
 
@@ -21,6 +21,7 @@ mod manifest;
 mod open;
 pub(crate) mod own;
 mod safetensors;
+mod sparse;
 pub(crate) mod tokenizer;
 
 use std::collections::BTreeMap;
@@ -33,9 +34,12 @@ use crate::model::{LlamaConfig, ModelFamily, ModelGraph, ModelSource, StoredForm
 pub use error::CheckpointError;
 pub(crate) use file::SourceFile;
 pub use open::{detect, open};
+pub use sparse::SparseTensors;
+pub(crate) use sparse::{PartEntry, PartType};
 
 use crate::checkpoint::gguf::Metadata;
 use crate::checkpoint::manifest::{Names, ROPE_FACTORS};
+use crate::checkpoint::sparse::Parts;
 
 /// A tensor that can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +67,8 @@ pub struct RefusedTensor {
     pub reason: String,
     /// The Hugging Face name where the family knows the tensor, its own otherwise.
     canonical: String,
+    /// What it could be beside other tensors.
+    part: Option<PartEntry>,
 }
 
 /// A tensor as a header describes it, before anything is known of the family.
@@ -70,6 +76,8 @@ struct RawTensor {
     name: String,
     /// Format and shape, or why there is none.
     format: Result<(StoredFormat, Vec<usize>), String>,
+    /// What it could be beside other tensors, if it has no format.
+    part: Option<(PartType, Vec<usize>)>,
     offset: u64,
     len: u64,
 }
@@ -82,6 +90,7 @@ pub struct Checkpoint {
     files: Vec<SourceFile>,
     entries: Vec<TensorEntry>,
     names: Names,
+    parts: Parts,
     refused: Vec<RefusedTensor>,
     rope_factors: Option<Vec<f32>>,
     words: Words,
@@ -116,6 +125,11 @@ impl Checkpoint {
     /// The tensors that can be read, in the order of the files; also those that the family does not use.
     pub fn entries(&self) -> &[TensorEntry] {
         &self.entries
+    }
+
+    /// How many tensors can be read: [`Self::entries`] and the parts of layers whose zeros are left out.
+    pub fn n_readable(&self) -> usize {
+        self.entries.len() + self.parts.len()
     }
 
     /// The tensors that cannot be used; none of them is needed.

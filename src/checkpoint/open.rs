@@ -11,8 +11,10 @@ use crate::checkpoint::file::{Folder, SourceFile};
 use crate::checkpoint::fingerprint::fingerprint;
 use crate::checkpoint::manifest::{Found, Names, ROPE_FACTORS};
 use crate::checkpoint::own::OwnLayout;
+use crate::checkpoint::sparse::claim;
 use crate::checkpoint::{
-    Checkpoint, CheckpointError, RawTensor, RefusedTensor, TensorEntry, Words, config, folder, gguf, limits, tokenizer,
+    Checkpoint, CheckpointError, PartEntry, RawTensor, RefusedTensor, TensorEntry, Words, config, folder, gguf, limits,
+    tokenizer,
 };
 use crate::model::{LlamaConfig, ModelSource};
 
@@ -114,7 +116,7 @@ type Sorted = (Vec<TensorEntry>, Names, Vec<RefusedTensor>);
 
 fn sort(tensors: Vec<(usize, RawTensor)>, canonical: impl Fn(&str) -> Option<String>) -> Sorted {
     let (mut entries, mut names, mut refused) = (Vec::new(), Names::new(), Vec::new());
-    for (file, RawTensor { name, format, offset, len }) in tensors {
+    for (file, RawTensor { name, format, part, offset, len }) in tensors {
         match format {
             Ok((format, shape)) => {
                 names.extend(canonical(&name).map(|canonical| (canonical, entries.len())));
@@ -122,7 +124,8 @@ fn sort(tensors: Vec<(usize, RawTensor)>, canonical: impl Fn(&str) -> Option<Str
             }
             Err(reason) => {
                 let canonical = canonical(&name).unwrap_or_else(|| name.clone());
-                refused.push(RefusedTensor { name, reason, canonical });
+                let part = part.map(|(kind, shape)| PartEntry { kind, shape, file, offset, len });
+                refused.push(RefusedTensor { name, reason, canonical, part });
             }
         }
     }
@@ -133,22 +136,24 @@ fn finish(
     source: &ModelSource,
     (config, own): (LlamaConfig, OwnLayout),
     files: Vec<SourceFile>,
-    (entries, mut names, refused): Sorted,
+    (entries, mut names, mut refused): Sorted,
     words: Words,
 ) -> Result<Checkpoint, CheckpointError> {
+    let parts = claim(&own, &mut refused);
     let found = Found {
         name: source.name(),
         config,
         own: &own,
         entries: &entries,
         names: &mut names,
+        parts: &parts,
         refused: &refused,
         path: source.path(),
     };
     let mut graph = found.into_graph()?;
-    graph.fingerprint = fingerprint(&graph.family, &own, &entries, &refused, &files)?;
+    graph.fingerprint = fingerprint((&graph.family, &own), (&entries, &parts), &refused, &files)?;
     let mut checkpoint =
-        Checkpoint { source: source.clone(), graph, files, entries, names, refused, rope_factors: None, words };
+        Checkpoint { source: source.clone(), graph, files, entries, names, parts, refused, rope_factors: None, words };
     checkpoint.rope_factors = checkpoint.read_f32(ROPE_FACTORS)?;
     let bad = checkpoint.rope_factors.iter().flatten().find(|factor| !factor.is_finite() || **factor <= 0.0);
     if let (Some(factor), Some(entry)) = (bad, checkpoint.entry(ROPE_FACTORS)) {

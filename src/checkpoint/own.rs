@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{BlockShape, LayerPath};
+use crate::model::{BlockShape, LayerPath, SparseValues};
 
 /// The key.
 pub(crate) const KEY: &str = "trimtab";
@@ -27,6 +27,10 @@ pub(crate) struct OwnLayout {
     /// Ranks of the layers that have factors `PATH.up.weight` and `PATH.down.weight` in the place of `PATH.weight`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) low_rank: BTreeMap<LayerPath, usize>,
+    /// How the values lie of the layers that have `PATH.weight.bitmask`, `.row_starts`, `.values` and, of int8, `.scales`
+    /// in the place of `PATH.weight`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) sparse: BTreeMap<LayerPath, SparseValues>,
     /// Layers without a tensor of their own, each with the layer whose weights (of low rank: whose `down`) it reads.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) shared: BTreeMap<LayerPath, LayerPath>,
@@ -38,7 +42,7 @@ impl OwnLayout {
 
     /// Whether plain Hugging Face words are enough.
     pub(crate) fn is_plain(&self) -> bool {
-        self.blocks.is_empty() && self.low_rank.is_empty() && self.shared.is_empty()
+        self.blocks.is_empty() && self.low_rank.is_empty() && self.sparse.is_empty() && self.shared.is_empty()
     }
 
     /// The layout in the value of [`KEY`]; why not, otherwise.

@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use crate::checkpoint::extent::{Unit, checked_len, find_hole, find_overlap};
 use crate::checkpoint::file::SourceFile;
-use crate::checkpoint::{CheckpointError, RawTensor, limits};
+use crate::checkpoint::{CheckpointError, PartType, RawTensor, limits};
 use crate::model::StoredFormat;
 
 const LENGTH_BYTES: u64 = 8;
@@ -70,7 +70,9 @@ fn check_extents(file: &SourceFile, entries: Vec<Entry>, data_start: u64) -> Res
         };
         extents.push((begin, end - begin));
         let format = format.and_then(|format| shape_of(&info.shape).map(|shape| (format, shape)));
-        tensors.push(RawTensor { name, format, offset: at, len: end - begin });
+        let part = PartType::of_dtype(&info.dtype).filter(|_| format.is_err());
+        let part = part.and_then(|kind| Some((kind, shape_of(&info.shape).ok()?)));
+        tensors.push(RawTensor { name, format, part, offset: at, len: end - begin });
     }
     if let Some((first, second)) = find_overlap(&extents) {
         let reason = format!("shares bytes with tensor {:?}", tensors[first].name);

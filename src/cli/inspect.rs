@@ -7,7 +7,7 @@ use crate::cli::args::InspectArgs;
 use crate::cli::out::Out;
 use crate::cli::table::{Column, numbers, table, words};
 use crate::cli::{Verdict, inspect_layer, open};
-use crate::model::Layer;
+use crate::model::{Layer, stored_layer_bytes};
 use crate::units;
 
 const COLUMNS: [Column; 6] =
@@ -26,11 +26,6 @@ pub(super) fn run(args: &InspectArgs, out: &mut Out) -> anyhow::Result<Verdict> 
     Ok(Verdict::Done)
 }
 
-fn stored_bytes(layer: &Layer) -> Option<u64> {
-    let [rows, row_len] = layer.shape;
-    u64::try_from(layer.stored.tensor_bytes(rows as u128, row_len as u128)?).ok()
-}
-
 fn as_json(checkpoint: &Checkpoint) -> Value {
     let graph = checkpoint.graph();
     let layers: Vec<Value> = graph
@@ -42,8 +37,8 @@ fn as_json(checkpoint: &Checkpoint) -> Value {
                 "block": layer.block,
                 "role": layer.role.name(),
                 "shape": layer.shape,
-                "dtype": layer.stored.name(),
-                "bytes": stored_bytes(layer),
+                "dtype": layer.stored_name(),
+                "bytes": stored_layer_bytes(layer),
                 "bias": layer.bias_len > 0,
             })
         })
@@ -61,7 +56,7 @@ fn as_json(checkpoint: &Checkpoint) -> Value {
         "fingerprint": graph.fingerprint,
         "config": graph.family,
         "layers": layers,
-        "tensors": checkpoint.entries().len(),
+        "tensors": checkpoint.n_readable(),
         "refused": refused,
     })
 }
@@ -81,7 +76,7 @@ fn as_text(checkpoint: &Checkpoint) -> String {
         format!("fingerprint {}", graph.fingerprint.0),
         table(&COLUMNS, graph.layers.iter().map(layer_row)),
         format!("norms, biases and tables: {}", units::bytes(graph.other_bytes)),
-        format!("tensors: {} readable, {} refused", checkpoint.entries().len(), checkpoint.refused().len()),
+        format!("tensors: {} readable, {} refused", checkpoint.n_readable(), checkpoint.refused().len()),
     ];
     lines.extend(checkpoint.refused().iter().map(|tensor| format!("  {:?}: {}", tensor.name, tensor.reason)));
     lines.join("\n")
@@ -93,7 +88,7 @@ fn layer_row(layer: &Layer) -> Vec<String> {
         layer.role.name().to_owned(),
         layer.shape[0].to_string(),
         layer.shape[1].to_string(),
-        layer.stored.name().to_owned(),
-        stored_bytes(layer).map_or_else(String::new, units::bytes),
+        layer.stored_name().to_owned(),
+        units::bytes(stored_layer_bytes(layer)),
     ]
 }

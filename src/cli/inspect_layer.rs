@@ -73,7 +73,7 @@ fn json_of(layer: &Layer, view: &LayerView) -> anyhow::Result<Value> {
     if let Value::Object(fields) = &mut value {
         fields.insert("path".to_owned(), json!(layer.path));
         fields.insert("shape".to_owned(), json!(layer.shape));
-        fields.insert("dtype".to_owned(), json!(layer.stored.name()));
+        fields.insert("dtype".to_owned(), json!(layer.stored_name()));
         if let Some(Ok(spectrum)) = &view.spectrum {
             let ranks: serde_json::Map<String, Value> =
                 SHARES.iter().map(|share| (share.to_string(), json!(spectrum.rank_for(*share)))).collect();
@@ -85,7 +85,7 @@ fn json_of(layer: &Layer, view: &LayerView) -> anyhow::Result<Value> {
 
 fn text_of(layer: &Layer, view: &LayerView) -> String {
     let [rows, row_len] = layer.shape;
-    let mut lines = vec![format!("{}: {rows} × {row_len}, {}", layer.path, layer.stored.name())];
+    let mut lines = vec![format!("{}: {rows} × {row_len}, {}", layer.path, layer.stored_name())];
     if let Some(weights) = &view.weights {
         let [mean, sd, min, max] = [weights.mean, weights.sd, weights.min, weights.max].map(|it| significant(it, 4));
         let (n, zeros) = (count(weights.n), percent(weights.zero_share()));

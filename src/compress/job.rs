@@ -13,8 +13,8 @@ use crate::compress::imatrix::{importance, quantize_weighted};
 use crate::compress::output_error::output_error;
 use crate::compress::smoothing::activation_grid;
 use crate::compress::{
-    ActivationGrid, CompressError, LowRankMatrix, Moments, PackedWeights, factorize, keep_mask, low_rank_of_rank,
-    quantize_ggml, round_to_nearest,
+    ActivationGrid, CompressError, LowRankMatrix, Moments, PackedWeights, SparseMatrix, factorize, keep_mask,
+    low_rank_of_rank, quantize_ggml, round_to_nearest,
 };
 use crate::model::StoredFormat;
 use crate::recipe::{Correction, LayerSettings, LowRank, Rounding, Sparsity, SparsityMethod, WeightFormat};
@@ -61,7 +61,7 @@ pub fn compress(job: &Job<'_>) -> Result<Compressed, CompressError> {
     let mut notes = Vec::new();
     let mut weights = match job.settings.low_rank.filter(|low_rank| !low_rank.is_full()) {
         Some(low_rank) => factored(&job, low_rank, &mut notes)?,
-        None => rounded(&job, &mut notes)?,
+        None => without_zeros(&job, rounded(&job, &mut notes)?)?,
     };
     if let Some(correction) = job.settings.correction.filter(|correction| correction.rank > 0) {
         weights = corrected(&job, weights, correction, &mut notes)?;
@@ -89,6 +89,9 @@ fn check(job: &Job<'_>) -> Result<(), CompressError> {
     }
     if is_pruned && (!settings.weights.has_exact_zero() || matches!(settings.rounding, Rounding::Hqq(_))) {
         return Err(CompressError::Unsupported("pruned weights need a format with an exact zero"));
+    }
+    if sparsity_of(settings).is_some_and(|sparsity| sparsity.is_bitmask()) && settings.correction.is_some() {
+        return Err(CompressError::Unsupported("a correction leaves no zeros that could be left out"));
     }
     Ok(())
 }
@@ -145,6 +148,19 @@ fn corrected(
     let shape = [rows, factors.rank, row_len];
     let term = LowRankMatrix { up: Box::new(up?), down: Arc::new(down?), shape };
     Ok(PackedWeights::Corrected { base: Box::new(base), term })
+}
+
+/// The pruned weights as their settings store them.
+fn without_zeros(job: &Job<'_>, weights: PackedWeights) -> Result<PackedWeights, CompressError> {
+    if !sparsity_of(job.settings).is_some_and(|sparsity| sparsity.is_bitmask()) {
+        return Ok(weights);
+    }
+    let sparse = match &weights {
+        PackedWeights::F16(weights) => SparseMatrix::of_halves(weights, job.shape)?,
+        PackedWeights::Int(matrix) => SparseMatrix::of_int(matrix)?,
+        _ => return Err(CompressError::Unsupported("zeros are left out of f16 and of int of 8 bits a row only")),
+    };
+    Ok(PackedWeights::Sparse(sparse))
 }
 
 /// Prunes and rounds.

@@ -1,7 +1,8 @@
 use super::*;
 use crate::compress::synthetic::{Synthetic, layers, relative_output_error};
 use crate::recipe::{
-    AwqOptions, Fp8Scale, GptqOptions, Group, IntFormat, LowRankMethod, Pattern, Sparsity, SparsityScope,
+    AwqOptions, Fp8Scale, GptqOptions, Group, IntFormat, LowRankMethod, Pattern, SparseStorage, Sparsity,
+    SparsityScope, settings_bits,
 };
 
 fn job<'a>(dense: &'a [f32], shape: [usize; 2], settings: &'a LayerSettings) -> Job<'a> {
@@ -41,6 +42,66 @@ fn pruned_zeros_survive_every_format_that_may_be_pruned() {
         };
         let zeros = found.weights.dequantize().iter().filter(|weight| **weight == 0.0).count();
         assert!(zeros >= 256, "{}: {zeros}", weights.label());
+    }
+}
+
+/// The settings of a pruned layer with its zeros in place and left out.
+fn both_storages(weights: WeightFormat, rounding: Rounding, sparsity: Sparsity) -> [LayerSettings; 2] {
+    [SparseStorage::Masked, SparseStorage::Bitmask].map(|storage| LayerSettings {
+        sparsity: Some(Sparsity { storage, ..sparsity }),
+        rounding,
+        ..LayerSettings::of(weights)
+    })
+}
+
+#[test]
+fn zeros_that_are_left_out_are_the_masked_ones_and_take_the_planned_bytes() {
+    const INT8: WeightFormat = WeightFormat::Int(IntFormat { bits: 8, group: Group::Row, symmetric: true });
+    let layer = Synthetic::new([16, 256], 512, 31);
+    let gptq = Rounding::Gptq(GptqOptions::default());
+    let formats = [
+        (WeightFormat::F16, Rounding::Nearest),
+        (WeightFormat::Native, Rounding::Nearest),
+        (INT8, Rounding::Nearest),
+        (INT8, gptq),
+    ];
+    for (weights, rounding) in formats {
+        for method in SparsityMethod::ALL {
+            for sparsity in [
+                Sparsity::new(method, 0.5),
+                Sparsity::new(method, 0.7),
+                Sparsity::with_pattern(method, Pattern::TWO_OF_FOUR),
+            ] {
+                let [masked, bitmask] = both_storages(weights, rounding, sparsity)
+                    .map(|settings| compress(&of_layer(&layer, &settings)).unwrap());
+                let settings = both_storages(weights, rounding, sparsity)[1];
+                let PackedWeights::Sparse(matrix) = &bitmask.weights else { panic!("{}", settings.label()) };
+                assert_eq!(matrix.dequantize(), masked.weights.dequantize(), "{}", settings.label());
+                let planned = settings_bits(layer.shape, &settings, StoredFormat::F16).unwrap() / 8;
+                let n_kept = layer.dense.len() - sparsity.n_zeros(layer.shape);
+                let rounded_away = (n_kept - matrix.n_values()) as u64;
+                let value_bytes = matrix.kind().value_bytes() as u64;
+                assert_eq!(
+                    bitmask.weights.packed_bytes() + rounded_away * value_bytes,
+                    planned,
+                    "{}",
+                    settings.label()
+                );
+                assert!(weights == INT8 || rounded_away == 0, "{}: {rounded_away}", settings.label());
+            }
+        }
+    }
+}
+
+#[test]
+fn zeros_are_left_out_of_f16_and_int8_rows_only() {
+    let dense: Vec<f32> = (0..512).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
+    for weights in formats().filter(|format| format.has_exact_zero()) {
+        let [_, settings] = both_storages(weights, Rounding::Nearest, Sparsity::magnitude(0.5));
+        let made = compress(&job(&dense, [2, 256], &settings));
+        // The checkpoint of a job is in f16.
+        let is_legal = matches!(weights, WeightFormat::F16 | WeightFormat::Native);
+        assert_eq!(made.is_ok(), is_legal, "{}", weights.label());
     }
 }
 

@@ -28,6 +28,7 @@ mod round_to_nearest;
 pub mod serial;
 mod sharing;
 mod smoothing;
+mod sparse;
 pub mod structured;
 #[cfg(test)]
 mod synthetic;
@@ -47,6 +48,7 @@ pub use rank_allocation::{Spectrum, allocate_ranks, fixed_rank};
 pub use round_to_nearest::round_to_nearest;
 pub use sharing::{SharedBasis, shared_basis, tie};
 pub use smoothing::smoothing_scales;
+pub use sparse::{SparseMatrix, StoredValues};
 
 /// A matrix that cannot be compressed as asked.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
-use crate::compress::dequantize_ggml;
+use crate::compress::{SparseMatrix, dequantize_ggml};
 use crate::model::GgmlType;
 use crate::recipe::{Fp8Scale, IntFormat};
 
@@ -29,6 +29,8 @@ pub enum PackedWeights {
     Fp8(Fp8Matrix),
     /// A uniform integer grid.
     Int(IntMatrix),
+    /// The weights that are not zero, and a bit for each weight.
+    Sparse(SparseMatrix),
     /// Two thin factors: `up` · `down`.
     LowRank(LowRankMatrix),
     /// Quantized weights plus a low-rank term.
@@ -52,6 +54,7 @@ impl PackedWeights {
             }
             Self::Fp8(matrix) => matrix.dequantize(),
             Self::Int(matrix) => matrix.dequantize(),
+            Self::Sparse(matrix) => matrix.dequantize(),
             Self::LowRank(factors) => factors.product(),
             Self::Corrected { base, term } => {
                 let mut weights = base.dequantize();
@@ -70,6 +73,7 @@ impl PackedWeights {
             Self::Ggml { bytes, .. } => bytes.len() as u64,
             Self::Fp8(matrix) => matrix.codes.len() as u64 + matrix.scales.len() as u64 * 4,
             Self::Int(matrix) => matrix.packed_bits().div_ceil(8),
+            Self::Sparse(matrix) => matrix.packed_bytes(),
             Self::LowRank(factors) => factors.packed_bytes(),
             Self::Corrected { base, term } => base.packed_bytes() + term.packed_bytes(),
         }

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use rayon::prelude::*;
 
 use crate::compress::{CompressError, Moments};
-use crate::recipe::{Pattern, Sparsity, SparsityMethod, SparsityScope};
+use crate::recipe::{Pattern, Sparsity, SparsityMethod, SparsityScope, count};
 
 /// Which weights of `dense` stay, by magnitude or by Wanda; true is kept.
 ///
@@ -49,11 +49,11 @@ pub fn keep_mask(
             rows().zip(kept.par_chunks_mut(row_len)).for_each(|(row, kept)| cut_runs(row, &norms, pattern, kept));
         }
         (None, SparsityScope::Row) => {
-            let n_cut = cut_count(row_len, sparsity.fraction);
+            let n_cut = count(row_len, sparsity.fraction);
             rows().zip(kept.par_chunks_mut(row_len)).for_each(|(row, kept)| cut_lowest(row, &norms, n_cut, kept));
         }
         (None, SparsityScope::Matrix) => {
-            cut_lowest(dense, &norms, cut_count(dense.len(), sparsity.fraction), &mut kept);
+            cut_lowest(dense, &norms, count(dense.len(), sparsity.fraction), &mut kept);
         }
     }
     Ok(kept)
@@ -78,11 +78,6 @@ fn input_norms(row_len: usize, moments: Option<&Moments>) -> Result<Vec<f64>, Co
     moments.check(row_len)?;
     let n = moments.n_tokens() as f64;
     Ok(moments.sum_squares().into_iter().map(|sum| (sum / n).sqrt()).collect())
-}
-
-/// How many of `n` weights a fraction takes.
-fn cut_count(n: usize, fraction: f64) -> usize {
-    ((n as f64 * fraction) as usize).min(n)
 }
 
 /// Unmarks the `n_cut` weights of lowest score in whole rows.

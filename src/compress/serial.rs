@@ -8,8 +8,10 @@ use std::sync::Arc;
 use half::{bf16, f16};
 
 use crate::compress::packed::{Fp8Matrix, IntMatrix};
-use crate::compress::{ActivationGrid, CompressError, Compressed, LowRankMatrix, PackedWeights, ZeroPoints};
-use crate::model::GgmlType;
+use crate::compress::{
+    ActivationGrid, CompressError, Compressed, LowRankMatrix, PackedWeights, SparseMatrix, StoredValues, ZeroPoints,
+};
+use crate::model::{GgmlType, check_bits};
 use crate::recipe::{Fp8Scale, Group, IntFormat};
 
 /// Changes with the layout of the bytes.
@@ -129,6 +131,21 @@ impl Writer {
                 self.bytes.push(7);
                 self.weights(base);
                 self.factors(term);
+            }
+            PackedWeights::Sparse(matrix) => self.sparse(matrix),
+        }
+    }
+
+    fn sparse(&mut self, matrix: &SparseMatrix) {
+        let is_int = matches!(matrix.values(), StoredValues::Int8 { .. });
+        self.bytes.extend_from_slice(&[8, u8::from(is_int)]);
+        self.count(matrix.n_values());
+        self.bytes.extend_from_slice(matrix.bitmask());
+        match matrix.values() {
+            StoredValues::F16(values) => self.list(values.iter().map(|value| value.to_le_bytes())),
+            StoredValues::Int8 { codes, scales } => {
+                self.list(codes.iter().map(|code| code.to_le_bytes()));
+                self.list(scales.iter().map(|scale| scale.to_le_bytes()));
             }
         }
     }
@@ -294,8 +311,26 @@ impl<'a> Reader<'a> {
                 let base = Box::new(self.weights([rows, row_len], depth - 1)?);
                 PackedWeights::Corrected { base, term: self.factors([rows, row_len], depth - 1)? }
             }
+            8 => PackedWeights::Sparse(self.sparse([rows, row_len])?),
             _ => return Err(CompressError::Stored("an unknown format")),
         })
+    }
+
+    fn sparse(&mut self, shape @ [rows, row_len]: [usize; 2]) -> Result<SparseMatrix, CompressError> {
+        let is_int = self.byte()?;
+        let n_values = self.len()?;
+        let n_bytes = rows.checked_mul(row_len.div_ceil(8)).ok_or(CompressError::Stored("it ends too early"))?;
+        let bitmask = self.take(n_bytes)?;
+        check_bits(shape, bitmask, n_values).map_err(CompressError::Stored)?;
+        let values = match is_int {
+            0 => StoredValues::F16(self.list(n_values, f16::from_le_bytes)?),
+            1 => {
+                let codes = self.list(n_values, i8::from_le_bytes)?;
+                StoredValues::Int8 { codes, scales: self.list(rows, f16::from_le_bytes)? }
+            }
+            _ => return Err(CompressError::Stored("an unknown format")),
+        };
+        SparseMatrix::from_parts(shape, values, bitmask.to_vec())
     }
 
     fn ggml(&mut self, rows: usize, row_len: usize) -> Result<PackedWeights, CompressError> {

@@ -69,6 +69,7 @@ pub fn needs_worker(plan: &Plan) -> bool {
 }
 
 /// A layer as far as layouts care.
+#[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) path: &'a LayerPath,
     pub(super) role: LayerRole,
@@ -94,10 +95,10 @@ pub(super) fn judge(
     let mut found = Expressible::default();
     match layout {
         ModelLayout::Safetensors => judge_safetensors(config, layers, dtype, &mut found),
-        ModelLayout::Gguf => judge_gguf(config, layers, &mut found),
+        ModelLayout::Gguf => judge_gguf(config, &with_zeros(layers, &mut found), &mut found),
         ModelLayout::CompressedTensors => {
             refuse_widths(hf_config::has_plain_widths(config), "transformers loads", &mut found);
-            compressed_tensors::judge(layers, &mut found);
+            compressed_tensors::judge(&with_zeros(layers, &mut found), &mut found);
         }
     }
     let n_int8 = layers.iter().filter(|layer| layer.has_int8_inputs).count();
@@ -109,10 +110,25 @@ pub(super) fn judge(
     found
 }
 
+/// The layers in a layout that has zeros like other weights, with a note on those that are not smaller then.
+fn with_zeros<'a>(layers: &[Asked<'a>], found: &mut Expressible) -> Vec<Asked<'a>> {
+    found.notes.extend(zeros_note(layers));
+    layers.iter().map(|layer| Asked { kind: layer.kind.with_zeros(), ..*layer }).collect()
+}
+
+fn zeros_note(layers: &[Asked<'_>]) -> Option<String> {
+    let n = layers.iter().filter(|layer| matches!(layer.kind, Kind::Sparse(_))).count();
+    (n > 0).then(|| format!("{n} sparse layers are written with their zeros; the file is not smaller for them"))
+}
+
 fn judge_safetensors(config: &LlamaConfig, layers: &[Asked<'_>], dtype: Option<StoredFormat>, found: &mut Expressible) {
+    // One dense format for all is what was asked for.
+    let is_sparse = dtype.is_none() && layers.iter().any(|layer| matches!(layer.kind, Kind::Sparse(_)));
+    found.notes.extend(dtype.and_then(|_| zeros_note(layers)));
     let is_own = [
         (!hf_config::has_plain_widths(config), "widths of its own for each block"),
         (layers.iter().any(|layer| matches!(layer.kind, Kind::LowRank { .. })), "low-rank factors"),
+        (is_sparse, "sparse layers"),
         (layers.iter().any(|layer| layer.is_shared), "shared tensors"),
     ];
     let own: Vec<&str> = is_own.into_iter().filter(|(is_there, _)| *is_there).map(|(_, what)| what).collect();
@@ -122,7 +138,8 @@ fn judge_safetensors(config: &LlamaConfig, layers: &[Asked<'_>], dtype: Option<S
             own.join(" and ")
         ));
     }
-    found.notes.extend(dequantized(layers.iter().map(|layer| layer.kind), dtype));
+    let written = |layer: &Asked<'_>| if dtype.is_some() { layer.kind.with_zeros() } else { layer.kind };
+    found.notes.extend(dequantized(layers.iter().map(written), dtype));
 }
 
 /// Says what becomes of packed layers in a dense layout: they take more room than in the variant that was measured, and

@@ -60,7 +60,7 @@ pub fn write(
 }
 
 fn layer_tensors(index: usize, layer: &OutLayer) -> Result<Vec<OutTensor>, ExportError> {
-    let format = match layer.kind {
+    let format = match layer.kind.with_zeros() {
         Kind::Stored(format) => format,
         other => other.dense(),
     };

@@ -3,8 +3,11 @@
 use half::{bf16, f16};
 
 use crate::checkpoint::{Checkpoint, widen};
-use crate::compress::{self, CompressError, LowRankMatrix, PackedWeights, compress, dequantize_ggml};
+use crate::compress::{
+    self, CompressError, LowRankMatrix, PackedWeights, SparseMatrix, StoredValues, compress, dequantize_ggml,
+};
 use crate::export::ExportError;
+use crate::export::tensors::SparsePart;
 use crate::model::{Layer, StoredFormat};
 use crate::recipe::{LayerSettings, WeightFormat};
 
@@ -52,6 +55,25 @@ impl Made {
         }
     }
 
+    /// A part of weights whose zeros are left out, rows in this order (empty: as they are); `None` of other weights.
+    pub(super) fn sparse_bytes(&self, part: SparsePart, order: &[usize]) -> Option<Vec<u8>> {
+        let Self::Packed(PackedWeights::Sparse(matrix)) = self else { return None };
+        let turned = (!order.is_empty()).then(|| matrix.with_rows(order));
+        let matrix = turned.as_ref().unwrap_or(matrix);
+        match (part, matrix.values()) {
+            (SparsePart::Bitmask, _) => Some(matrix.bitmask().to_vec()),
+            (SparsePart::RowStarts, _) => {
+                Some(matrix.row_starts().iter().flat_map(|start| start.to_le_bytes()).collect())
+            }
+            (SparsePart::Values, StoredValues::F16(values)) => Some(f16_bytes(values)),
+            (SparsePart::Values, StoredValues::Int8 { codes, .. }) => {
+                Some(codes.iter().map(|code| code.cast_unsigned()).collect())
+            }
+            (SparsePart::Scales, StoredValues::Int8 { scales, .. }) => Some(f16_bytes(scales)),
+            (SparsePart::Scales, StoredValues::F16(_)) => None,
+        }
+    }
+
     /// The factors of low-rank weights.
     pub(super) fn factors(&self) -> Option<&LowRankMatrix> {
         match self {
@@ -96,6 +118,11 @@ fn stored(source: &Checkpoint, layer: &Layer) -> Result<Made, ExportError> {
         let entry = source.entry(name).ok_or_else(|| ExportError::Unsupported(format!("{name} is gone")))?;
         Ok::<_, ExportError>(source.read(entry)?)
     };
+    if let Some((parts, stored)) = source.read_sparse(layer)?.zip(layer.sparse) {
+        let matrix = SparseMatrix::from_bytes(layer.shape, stored.values, &parts.values, &parts.scales, parts.bitmask);
+        let failed = |source| ExportError::Compress { layer: layer.path.to_string(), source };
+        return Ok(Made::Packed(PackedWeights::Sparse(matrix.map_err(failed)?)));
+    }
     let tensors = layer.tensors();
     let [(up, up_shape), (down, down_shape)] = &tensors[..] else {
         return Ok(Made::Stored(layer.stored, read(&tensors[0].0)?));

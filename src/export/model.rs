@@ -277,7 +277,9 @@ fn fitting(values: &[f32], stored: Option<StoredFormat>) -> StoredFormat {
     stored.filter(|_| holds).unwrap_or(StoredFormat::F32)
 }
 
-/// Whether only a worker can make the layer: by calibrated inputs, or with ranks that are found on the way.
+/// Whether only a worker can make the layer: by calibrated inputs, or with ranks or numbers of zeros that are found
+/// on the way.
 pub(super) fn needs_worker(settings: &LayerSettings) -> bool {
-    settings.needs_calibration() || settings.low_rank.is_some() || settings.correction.is_some()
+    let leaves_out = settings.sparsity.is_some_and(|sparsity| sparsity.is_bitmask());
+    settings.needs_calibration() || settings.low_rank.is_some() || settings.correction.is_some() || leaves_out
 }

@@ -11,24 +11,40 @@ pub(super) struct Rows<'a> {
 }
 
 impl Rows<'_> {
+    /// For each row in the order `wanted`, which row of the model it is; empty where they stay as they are.
+    pub(super) fn order(&self, wanted: RopeOrder) -> Vec<usize> {
+        if !self.is_turned(wanted) {
+            return Vec::new();
+        }
+        (0..self.n_outputs).map(|row| self.source(row, wanted)).collect()
+    }
+
+    fn is_turned(&self, wanted: RopeOrder) -> bool {
+        matches!(self.role, LayerRole::QProj | LayerRole::KProj) && self.model.rope_order != wanted
+    }
+
+    /// The row of the model that is row `row` in the order `wanted`.
+    fn source(&self, row: usize, wanted: RopeOrder) -> usize {
+        let head_dim = self.model.head_dim;
+        let (head, within, half) = (row / head_dim, row % head_dim, head_dim / 2);
+        let from = match wanted {
+            RopeOrder::Interleaved => within % 2 * half + within / 2,
+            RopeOrder::Halves => within % half * 2 + within / half,
+        };
+        head * head_dim + from
+    }
+
     /// Brings the rows of a query or key tensor from the model's order into `wanted`; others stay as they are.
     ///
     /// - `bytes`: whole rows of equal size; a bias has rows of one element
     pub(super) fn reorder(&self, bytes: Vec<u8>, wanted: RopeOrder) -> Vec<u8> {
-        let head_dim = self.model.head_dim;
-        if !matches!(self.role, LayerRole::QProj | LayerRole::KProj) || self.model.rope_order == wanted {
+        if !self.is_turned(wanted) {
             return bytes;
         }
         let row_len = bytes.len() / self.n_outputs;
         let mut out = Vec::with_capacity(bytes.len());
         for row in 0..self.n_outputs {
-            let (head, within) = (row / head_dim, row % head_dim);
-            let half = head_dim / 2;
-            let from = match wanted {
-                RopeOrder::Interleaved => within % 2 * half + within / 2,
-                RopeOrder::Halves => within % half * 2 + within / half,
-            };
-            let begin = (head * head_dim + from) * row_len;
+            let begin = self.source(row, wanted) * row_len;
             out.extend_from_slice(&bytes[begin..begin + row_len]);
         }
         out

@@ -6,17 +6,17 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::own::OwnLayout;
 use crate::export::folder::{self, Folder};
 use crate::export::model::{OutLayer, OutModel};
-use crate::export::tensors::{Content, Element, Naming, OutTensor, tensor};
+use crate::export::tensors::{Content, Element, Naming, OutTensor, SparsePart, tensor};
 use crate::export::{Existing, ExportError, ExportSummary, Kind, ModelLayout, Progress, Weights, hf_config};
-use crate::model::{RopeOrder, StoredFormat};
+use crate::model::{RopeOrder, SparseValues, StoredFormat, StoredSparse};
 
 /// Writes the model as a folder at `out_dir`.
 ///
 /// `dtype` is the dense format of all tensors; with `None` each keeps its own, or the dense one that its setting names.
 /// The layout has no packed formats: packed and integer layers are written with the values that they stand for, in f32,
 /// because f16 and bf16 would round them once more. Low-rank layers are two tensors, `PATH.up.weight` and
-/// `PATH.down.weight`; shared tensors are written once; blocks may differ in width. Plain Hugging Face words have no such
-/// things: they are described under the key `trimtab` of `config.json`, which our reader knows. Notes say all this.
+/// `PATH.down.weight`; sparse layers without a `dtype` are their bits and values, `PATH.weight.bitmask` and so on; shared
+/// tensors are written once; blocks may differ in width. Plain Hugging Face words have no such things: they are described under the key `trimtab` of `config.json`, which our reader knows. Notes say all this.
 ///
 /// # Errors
 /// [`ExportError`]; nothing is left behind then.
@@ -40,7 +40,7 @@ pub fn write(
         vector_format: &|stored| dtype.unwrap_or(stored),
         rope_order: RopeOrder::Halves,
     };
-    let folder = Folder { tensors: naming.tensors(&model)?, own: own_layout(&model), quantization: None };
+    let folder = Folder { tensors: naming.tensors(&model)?, own: own_layout(&model, dtype), quantization: None };
     folder::write(&model, &folder, (out_dir, existing), progress, notes)
 }
 
@@ -51,6 +51,10 @@ fn layer_tensors(index: usize, layer: &OutLayer, dtype: Option<StoredFormat>) ->
         tensor(format!("{}.{part}", layer.path), shape.to_vec(), element, content)
     };
     let mut tensors = match layer.kind {
+        Kind::Sparse(sparse) if dtype.is_none() => {
+            let is_shared = layer.shared_with.is_some();
+            return if is_shared { Ok(Vec::new()) } else { sparse_tensors(index, layer, sparse) };
+        }
         Kind::LowRank { rank, .. } => vec![
             named("up.weight", [rows, rank], Content::Up(index))?,
             named("down.weight", [rank, row_len], Content::Down(index))?,
@@ -63,8 +67,35 @@ fn layer_tensors(index: usize, layer: &OutLayer, dtype: Option<StoredFormat>) ->
     Ok(tensors)
 }
 
-/// What plain Hugging Face words cannot say of the model.
-fn own_layout(model: &OutModel<'_>) -> OwnLayout {
+/// Bits, beginnings of rows, values, and scales where there are some.
+fn sparse_tensors(index: usize, layer: &OutLayer, sparse: StoredSparse) -> Result<Vec<OutTensor>, ExportError> {
+    let [rows, row_len] = layer.shape;
+    let n_values = usize::try_from(sparse.n_values).unwrap_or(usize::MAX);
+    let halves = Element::Stored(StoredFormat::F16);
+    let (values, has_scales) = match sparse.values {
+        SparseValues::F16 => (halves, false),
+        SparseValues::Int8 => (Element::I8, true),
+    };
+    let parts = [
+        Some(("bitmask", vec![rows, row_len.div_ceil(8)], Element::U8, SparsePart::Bitmask)),
+        Some(("row_starts", vec![rows], Element::U32, SparsePart::RowStarts)),
+        Some(("values", vec![n_values], values, SparsePart::Values)),
+        has_scales.then_some(("scales", vec![rows], halves, SparsePart::Scales)),
+    ];
+    let named = |(name, shape, element, part)| {
+        tensor(format!("{}.weight.{name}", layer.path), shape, element, Content::Sparse(index, part))
+    };
+    parts.into_iter().flatten().map(named).collect()
+}
+
+/// What plain Hugging Face words cannot say of the model when each layer has its own format, or all have `dtype`.
+fn own_layout(model: &OutModel<'_>, dtype: Option<StoredFormat>) -> OwnLayout {
+    let sparse = model.layers.iter().filter_map(|layer| match layer.kind {
+        Kind::Sparse(sparse) if dtype.is_none() && layer.shared_with.is_none() => {
+            Some((layer.path.clone(), sparse.values))
+        }
+        _ => None,
+    });
     let low_rank = model.layers.iter().filter_map(|layer| match layer.kind {
         Kind::LowRank { rank, .. } => Some((layer.path.clone(), rank)),
         _ => None,
@@ -80,6 +111,7 @@ fn own_layout(model: &OutModel<'_>) -> OwnLayout {
         format_version: OwnLayout::VERSION,
         blocks: (0..n_listed).map(|block| config.block_shape(block)).collect(),
         low_rank: low_rank.collect(),
+        sparse: sparse.collect(),
         shared: shared.collect(),
     }
 }

@@ -28,8 +28,12 @@ pub(super) struct OutTensor {
 pub(super) enum Element {
     /// A format of models.
     Stored(StoredFormat),
+    /// Unsigned integers of 8 bits.
+    U8,
     /// Signed integers of 8 bits.
     I8,
+    /// Unsigned integers of 32 bits.
+    U32,
     /// Signed integers of 32 bits.
     I32,
     /// Signed integers of 64 bits.
@@ -43,7 +47,7 @@ impl Element {
     pub(super) const fn stored(self) -> Option<StoredFormat> {
         match self {
             Self::Stored(format) => Some(format),
-            Self::I8 | Self::I32 | Self::I64 | Self::F8 => None,
+            Self::U8 | Self::I8 | Self::U32 | Self::I32 | Self::I64 | Self::F8 => None,
         }
     }
 
@@ -53,7 +57,9 @@ impl Element {
             Self::Stored(StoredFormat::F32) => "F32",
             Self::Stored(StoredFormat::Bf16) => "BF16",
             Self::Stored(StoredFormat::F16 | StoredFormat::Ggml(_)) => "F16",
+            Self::U8 => "U8",
             Self::I8 => "I8",
+            Self::U32 => "U32",
             Self::I32 => "I32",
             Self::I64 => "I64",
             Self::F8 => "F8_E4M3",
@@ -65,8 +71,8 @@ impl Element {
         let (row_len, rows) = shape.split_last().map_or((1, 1), |(&last, rest)| (last, rest.iter().product::<usize>()));
         let bytes = match self {
             Self::Stored(format) => format.tensor_bytes(rows as u128, row_len as u128)?,
-            Self::I8 | Self::F8 => rows as u128 * row_len as u128,
-            Self::I32 => rows as u128 * row_len as u128 * 4,
+            Self::U8 | Self::I8 | Self::F8 => rows as u128 * row_len as u128,
+            Self::U32 | Self::I32 => rows as u128 * row_len as u128 * 4,
             Self::I64 => rows as u128 * row_len as u128 * 8,
         };
         u64::try_from(bytes).ok()
@@ -83,8 +89,23 @@ pub(super) enum Content {
     Down(usize),
     /// A part of its codes and scales.
     Part(usize, Part),
+    /// A part of its weights without the zeros.
+    Sparse(usize, SparsePart),
     /// A norm, bias or table: ready bytes.
     Bytes(Vec<u8>),
+}
+
+/// A part of weights whose zeros are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SparsePart {
+    /// A bit a weight.
+    Bitmask,
+    /// Where the values of each row begin.
+    RowStarts,
+    /// The weights whose bits are set.
+    Values,
+    /// The scale of each row.
+    Scales,
 }
 
 /// A named tensor; rows must be whole blocks of its format.
@@ -206,7 +227,11 @@ impl<'a, 'p> Job<'a, 'p> {
     fn bytes_of(&mut self, tensor: &OutTensor) -> Result<Vec<u8>, ExportError> {
         let index = match &tensor.content {
             Content::Bytes(bytes) => return Ok(bytes.clone()),
-            Content::Weights(index) | Content::Up(index) | Content::Down(index) | Content::Part(index, _) => *index,
+            Content::Weights(index)
+            | Content::Up(index)
+            | Content::Down(index)
+            | Content::Part(index, _)
+            | Content::Sparse(index, _) => *index,
         };
         let layer = &self.model.layers[index];
         let rows = Rows { role: layer.role, n_outputs: layer.shape[0], model: &self.model.config };
@@ -224,6 +249,10 @@ impl<'a, 'p> Job<'a, 'p> {
             Content::Up(_) => reorder(Made::packed_bytes(&factors()?.up, &tensor.name, dense?)?),
             Content::Down(_) => Made::packed_bytes(&factors()?.down, &tensor.name, dense?)?,
             Content::Part(_, part) => compressed_tensors::part_bytes(*part, &made, layer, &reorder)?,
+            Content::Sparse(_, part) => {
+                let unfit = || ExportError::Unsupported(format!("{} has no bitmask", layer.path));
+                made.sparse_bytes(*part, &rows.order(self.rope_order)).ok_or_else(unfit)?
+            }
         };
         self.last = Some((index, made));
         Ok(bytes)
@@ -234,10 +263,17 @@ impl<'a, 'p> Job<'a, 'p> {
 pub(super) fn verify(copy: &ModelSource, tensors: &[OutTensor], hashes: &[blake3::Hash]) -> Result<(), ExportError> {
     let opened = checkpoint::open(copy)?;
     let refuse = |what: &str| ExportError::Verify { what: what.to_owned(), path: copy.path().to_owned() };
-    if opened.entries().len() != tensors.len() {
+    if opened.n_readable() != tensors.len() {
         return Err(refuse("the list of tensors"));
     }
     for (tensor, hash) in tensors.iter().zip(hashes) {
+        if let Some((_, part)) = opened.parts().find(|(name, _)| **name == tensor.name) {
+            let is_it = part.shape == tensor.shape && part.kind.dtype() == tensor.element.dtype();
+            if !is_it || blake3::hash(&opened.read_part(part)?) != *hash {
+                return Err(refuse(&tensor.name));
+            }
+            continue;
+        }
         let entry = opened.entries().iter().find(|entry| entry.name == tensor.name);
         let entry =
             entry.filter(|entry| entry.shape == tensor.shape && Element::Stored(entry.format) == tensor.element);

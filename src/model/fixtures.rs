@@ -35,6 +35,7 @@ pub(crate) fn tiny_graph() -> ModelGraph {
         stored: StoredFormat::F16,
         bias_len: 0,
         rank: None,
+        sparse: None,
         shared_with: None,
     };
     let mut layers = vec![layer("model.embed_tokens".to_owned(), None, LayerRole::Embedding, [128, 64])];

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{LlamaConfig, StoredFormat};
+use crate::model::{LlamaConfig, SparseValues, StoredFormat, StoredSparse};
 
 /// The module path of a layer as the checkpoint's Hugging Face layout names it, without `.weight`:
 /// `model.layers.3.mlp.down_proj`. The key of a layer on disk and between processes.
@@ -90,42 +90,67 @@ pub struct Layer {
     pub role: LayerRole,
     /// (`out_features`, `in_features`).
     pub shape: [usize; 2],
-    /// How its weights lie in the file.
+    /// How its weights lie in the file; of sparse ones the dense format that holds the same numbers.
     pub stored: StoredFormat,
     /// Elements of its bias; 0 without one.
     pub bias_len: usize,
     /// Rank of the two thin factors, `up` and `down`, that the file has in the place of the weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<usize>,
+    /// Values, and a bit for each weight, that the file has in the place of the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sparse: Option<StoredSparse>,
     /// The layer whose tensor in the file it reads: all of its weights, or of thin factors their `down`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared_with: Option<LayerPath>,
 }
 
 impl Layer {
-    /// Weights in the file without bias; what it shares counts with the other layer.
+    /// Weights in the file without bias, zeros that are left out included; what it shares counts with the other layer.
     pub fn n_weights(&self) -> u64 {
         self.own_matrices().map(|[rows, row_len]| rows as u64 * row_len as u64).sum()
     }
 
-    /// Hugging Face names and shapes of its weights: one matrix, or the factors `up` and `down`.
-    pub fn tensors(&self) -> Vec<(String, [usize; 2])> {
+    /// Names and shapes of the tensors in the file that hold its weights: one matrix, the factors `up` and `down`, or the
+    /// parts of a sparse matrix.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let [rows, row_len] = self.shape;
-        match self.rank {
-            None => vec![(format!("{}.weight", self.path), self.shape)],
-            Some(rank) => vec![
-                (format!("{}.up.weight", self.path), [rows, rank]),
-                (format!("{}.down.weight", self.path), [rank, row_len]),
+        match (self.rank, self.sparse) {
+            (Some(rank), _) => vec![
+                (format!("{}.up.weight", self.path), vec![rows, rank]),
+                (format!("{}.down.weight", self.path), vec![rank, row_len]),
             ],
+            (None, Some(sparse)) => self.sparse_tensors(sparse),
+            (None, None) => vec![(format!("{}.weight", self.path), vec![rows, row_len])],
         }
+    }
+
+    /// Bits, beginnings of rows, values, and scales where there are some; of the layer that owns them.
+    fn sparse_tensors(&self, StoredSparse { values, n_values }: StoredSparse) -> Vec<(String, Vec<usize>)> {
+        let [rows, row_len] = self.shape;
+        let owner = self.shared_with.as_ref().unwrap_or(&self.path);
+        let mut tensors = vec![
+            (format!("{owner}.weight.bitmask"), vec![rows, row_len.div_ceil(8)]),
+            (format!("{owner}.weight.row_starts"), vec![rows]),
+            (format!("{owner}.weight.values"), vec![usize::try_from(n_values).unwrap_or(usize::MAX)]),
+        ];
+        if values == SparseValues::Int8 {
+            tensors.push((format!("{owner}.weight.scales"), vec![rows]));
+        }
+        tensors
+    }
+
+    /// The name that tables use for how its weights lie in the file: `f16`, `q4_0`, `sparse int8`.
+    pub fn stored_name(&self) -> &'static str {
+        self.sparse.map_or(self.stored.name(), |sparse| sparse.values.name())
     }
 
     /// Shapes of the matrices that no other layer has in the file.
     fn own_matrices(&self) -> impl Iterator<Item = [usize; 2]> {
-        let n_shared = usize::from(self.shared_with.is_some());
-        let tensors = self.tensors();
-        let n_own = tensors.len() - n_shared;
-        tensors.into_iter().take(n_own).map(|(_, shape)| shape)
+        let [rows, row_len] = self.shape;
+        let is_shared = self.shared_with.is_some();
+        let of_factors = self.rank.map(|rank| [Some([rows, rank]), (!is_shared).then_some([rank, row_len])]);
+        of_factors.unwrap_or([(!is_shared).then_some(self.shape), None]).into_iter().flatten()
     }
 
     /// The last component of the path: `down_proj`.
@@ -207,6 +232,9 @@ impl ModelGraph {
 
 /// Bytes of a layer's own weights in its file. The reader has checked that rows are whole blocks.
 pub(crate) fn stored_layer_bytes(layer: &Layer) -> u64 {
+    if let Some(StoredSparse { values, n_values }) = layer.sparse {
+        return if layer.shared_with.is_some() { 0 } else { values.matrix_bytes(layer.shape, n_values) };
+    }
     let bytes = |[rows, row_len]: [usize; 2]| {
         let bytes = layer.stored.tensor_bytes(rows as u128, row_len as u128);
         bytes.and_then(|bytes| u64::try_from(bytes).ok()).expect("a listed layer was checked against its file")

@@ -11,9 +11,12 @@ mod format;
 mod graph;
 mod llama;
 mod source;
+mod sparse;
 
 pub use format::{GgmlType, StoredFormat};
 pub(crate) use graph::stored_layer_bytes;
 pub use graph::{Fingerprint, Layer, LayerPath, LayerRole, ModelFamily, ModelGraph};
 pub use llama::{BlockShape, HiddenAct, LlamaConfig, RopeOrder, RopeScaling};
 pub use source::ModelSource;
+pub use sparse::{SparseValues, StoredSparse};
+pub(crate) use sparse::{check_bits, row_starts};

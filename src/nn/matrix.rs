@@ -2,8 +2,8 @@
 
 use candle_core::{Storage, Tensor};
 
-use crate::compress::{ActivationGrid, IntMatrix, PackedWeights, ZeroPoints, block_type};
-use crate::kernels::{Blocks, Floats, Fp8Scales, Ints, Isa, Zeros};
+use crate::compress::{ActivationGrid, IntMatrix, PackedWeights, SparseMatrix, ZeroPoints, block_type};
+use crate::kernels::{Blocks, Floats, Fp8Scales, Ints, Isa, SparseHalf, SparseInts, Zeros};
 use crate::nn::NnError;
 use crate::nn::inputs::Inputs;
 use crate::recipe::{Execution, Fp8Scale, IntFormat};
@@ -23,6 +23,10 @@ enum Form {
     Blocks(Blocks),
     /// Integer weights with 8-bit activations.
     Ints(Ints),
+    /// The weights that are not zero, in half precision.
+    SparseHalf(SparseHalf),
+    /// The weights that are not zero, as codes of 8 bits.
+    SparseInts(SparseInts),
 }
 
 impl Matrix {
@@ -54,6 +58,7 @@ impl Matrix {
                 };
                 Form::Floats(Floats::fp8(matrix.codes(), scales, rows, row_len))
             }
+            PackedWeights::Sparse(matrix) => sparse(&matrix, shape),
             PackedWeights::Int(matrix) if IntFormat::PACKED_BITS.contains(&matrix.format().bits) => {
                 ints(&matrix, shape, activations)
             }
@@ -71,6 +76,8 @@ impl Matrix {
             Form::Floats(floats) => floats.bytes(),
             Form::Blocks(blocks) => blocks.bytes(),
             Form::Ints(ints) => ints.bytes(),
+            Form::SparseHalf(sparse) => sparse.bytes(),
+            Form::SparseInts(sparse) => sparse.bytes(),
         }) as u64
     }
 
@@ -80,13 +87,15 @@ impl Matrix {
             Form::Floats(floats) => floats.name().to_owned(),
             Form::Blocks(blocks) => blocks.kind().name().to_owned(),
             Form::Ints(ints) => format!("int{} × int8", ints.bits()),
+            Form::SparseHalf(_) => "sparse f16".to_owned(),
+            Form::SparseInts(_) => "sparse int8".to_owned(),
         };
         format!("trimtab {name} ({})", Isa::current().name())
     }
 
     /// Whether the product itself takes 8-bit activations.
     pub(super) fn is_integer(&self) -> bool {
-        matches!(self.form, Form::Ints(_))
+        matches!(self.form, Form::Ints(_) | Form::SparseInts(_))
     }
 
     /// x (seq, `in_features`) f32 → (seq, `out_features`) f32 in `y`, which the caller has given that length.
@@ -95,6 +104,9 @@ impl Matrix {
             Form::Floats(floats) => floats.multiply(x.rounded(grid), y),
             Form::Blocks(blocks) => blocks.multiply(x.rows(), y),
             Form::Ints(ints) => ints.multiply(x.tokens(grid), y),
+            Form::SparseHalf(sparse) => sparse.multiply(x.rounded(grid), y),
+            Form::SparseInts(sparse) if grid == ActivationGrid::Float => sparse.multiply(x.values(), y),
+            Form::SparseInts(sparse) => sparse.multiply_tokens(x.tokens(grid), y),
         }
     }
 
@@ -110,6 +122,8 @@ impl Matrix {
             Form::Floats(floats) => floats.row(id, row),
             Form::Blocks(blocks) => blocks.row(id, row),
             Form::Ints(ints) => ints.row(id, row),
+            Form::SparseHalf(sparse) => sparse.row(id, row),
+            Form::SparseInts(sparse) => sparse.row(id, row),
         }
     }
 
@@ -121,6 +135,13 @@ impl Matrix {
             self.row(id, row);
         }
         weights
+    }
+}
+
+fn sparse(matrix: &SparseMatrix, [rows, row_len]: [usize; 2]) -> Form {
+    match (matrix.codes(), matrix.halves()) {
+        (Some((codes, scales)), _) => Form::SparseInts(SparseInts::pack(&codes, scales, rows, row_len)),
+        (None, halves) => Form::SparseHalf(SparseHalf::pack(&halves.unwrap_or_default(), rows, row_len)),
     }
 }
 

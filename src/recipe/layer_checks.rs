@@ -2,7 +2,7 @@
 
 use crate::device::DeviceInfo;
 use crate::model::{GgmlType, Layer, StoredFormat};
-use crate::recipe::plan::settings_bits;
+use crate::recipe::plan::layer_bits;
 use crate::recipe::resolve::Traced;
 use crate::recipe::{
     ActivationRange, Activations, Execution, IntFormat, LayerPlan, LayerSettings, LowRank, PartialSettings, Problem,
@@ -22,7 +22,7 @@ pub(super) fn check(
     let mut found: Vec<(Option<usize>, Problem)> = Vec::new();
     found.extend(bad_bits(weights).map(|problem| (traced.weights_rule, problem)));
     let bits = match shape {
-        Some(shape) => settings_bits(shape, &settings, layer.stored),
+        Some(shape) => layer_bits(layer, shape, &settings),
         None => Some(0),
     };
     if let (None, Some([_, row_len])) = (bits, shape) {
@@ -117,9 +117,24 @@ fn sparsity_problems(
         }),
         runs.map(|pattern| Problem::PatternLength { pattern, row_len }),
         is_row_sparsegpt.then_some(Problem::Conflict("sparsegpt compares all rows of 128 columns; leave out scope")),
+        sparsity.is_bitmask().then(|| bitmask_problem(layer, settings)).flatten(),
     ]
     .into_iter()
     .flatten()
+}
+
+/// Why zeros cannot be left out of a layer with these settings, if they cannot.
+fn bitmask_problem(layer: &Layer, settings: &LayerSettings) -> Option<Problem> {
+    if settings.correction.is_some() {
+        return Some(Problem::Conflict(
+            "a correction gives zeros a value again, so none can be left out; leave out correction, or choose storage = \
+             \"masked\"",
+        ));
+    }
+    settings.bitmask_values(layer.stored).is_none().then_some(Problem::Conflict(
+        "storage = \"bitmask\" is there for f16 and { int = { bits = 8, group = \"row\", symmetric = true } }; choose one \
+         of these weights, or storage = \"masked\"",
+    ))
 }
 
 /// Options outside their range.

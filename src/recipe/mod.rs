@@ -31,12 +31,13 @@ pub use format::{Fp8Scale, Group, IntFormat, WeightFormat};
 pub use legality::Legality;
 pub use low_rank::{Correction, LowRank, LowRankMethod, RankRule, rank_of_ratio};
 pub use passes::{AttentionForm, AttentionSettings, Calibration, KvCacheSettings, KvFormat, Policy};
-pub use plan::{LayerPlan, LayerSettings, Plan, settings_bits, weight_bits};
+pub use plan::{LayerPlan, LayerSettings, Plan, layer_bits, settings_bits, weight_bits};
 pub use presets::{Preset, presets};
 pub use problem::{Problem, RecipeIssue};
 pub use rounding::{AwqOptions, GptqOptions, HqqOptions, ImatrixOptions, Rounding};
 pub use schema::{FORMAT_VERSION, PartialSettings, Recipe, RecipeError, Rule, Target};
-pub use sparsity::{Allocation, Pattern, Sparsity, SparsityMethod, SparsityScope};
+pub(crate) use sparsity::count;
+pub use sparsity::{Allocation, Pattern, SparseStorage, Sparsity, SparsityMethod, SparsityScope};
 pub use structure::{
     BlockCut, BlockPart, BlockScore, ChannelScore, Sharing, SharingMethod, Structure, SurvivorUpdate, WidthCut,
 };

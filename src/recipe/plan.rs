@@ -3,9 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceSpec;
-use crate::model::{BlockShape, Fingerprint, Layer, LayerPath, ModelGraph, StoredFormat};
+use crate::model::{
+    BlockShape, Fingerprint, Layer, LayerPath, ModelGraph, SparseValues, StoredFormat, stored_layer_bytes,
+};
 use crate::recipe::{
-    Activations, Allocation, AttentionSettings, Calibration, Correction, Execution, Fp8Scale, IntFormat,
+    Activations, Allocation, AttentionSettings, Calibration, Correction, Execution, Fp8Scale, Group, IntFormat,
     KvCacheSettings, LowRank, LowRankMethod, RankRule, Rounding, Sharing, SharingMethod, Sparsity, Structure,
     WeightFormat, rank_of_ratio,
 };
@@ -50,6 +52,18 @@ impl LayerSettings {
         rounding || self.activations.needs_calibration() || sparsity || low_rank || correction
     }
 
+    /// How the weights that stay are stored where zeros are left out of a layer that the checkpoint stores as `stored`;
+    /// `None` where zeros are stored, and where the format has no such storage.
+    pub fn bitmask_values(&self, stored: StoredFormat) -> Option<SparseValues> {
+        self.sparsity.filter(Sparsity::is_bitmask)?;
+        match self.weights {
+            WeightFormat::F16 => Some(SparseValues::F16),
+            WeightFormat::Native if stored == StoredFormat::F16 => Some(SparseValues::F16),
+            WeightFormat::Int(IntFormat { bits: 8, group: Group::Row, symmetric: true }) => Some(SparseValues::Int8),
+            _ => None,
+        }
+    }
+
     /// These settings with what has no effect on this format left out, so that equal layers have equal settings.
     #[must_use]
     pub(super) fn canonical(mut self) -> Self {
@@ -91,8 +105,9 @@ pub struct LayerPlan {
     pub execution: Execution,
     /// (`out_features`, `in_features`) after structural pruning; `None` where the layer is removed.
     pub shape: Option<[usize; 2]>,
-    /// Bytes of the packed weights: what a file holds, scales and minimums included. Zeros of a mask count in full, layers
-    /// that share a tensor count it once.
+    /// Bytes of the packed weights: what a file holds, scales and minimums included. Zeros of a mask count in full, those
+    /// that a bitmask leaves out as a bit, layers that share a tensor count it once. Kept weights that are rounded to zero
+    /// are left out of a bitmask too, so this is the most that it can be.
     pub packed_bytes: u64,
 }
 
@@ -175,7 +190,17 @@ pub(super) fn matrix_bits([rows, row_len]: [usize; 2], format: WeightFormat, sto
     u64::try_from(bytes * 8).ok()
 }
 
-/// Bits of a layer with all its settings: both factors of a low-rank layer, the term beside a corrected one.
+/// Bits of a layer with all its settings in a shape after structural pruning: as in the file while nothing is done to it.
+pub fn layer_bits(layer: &Layer, shape: [usize; 2], settings: &LayerSettings) -> Option<u64> {
+    // Thin factors, shared tensors and left out zeros of the file stay what they are.
+    if settings.is_reference() && shape == layer.shape {
+        return Some(stored_layer_bytes(layer) * 8);
+    }
+    settings_bits(shape, settings, layer.stored)
+}
+
+/// Bits of a matrix with all its settings: both factors of a low-rank layer, the term beside a corrected one, of a bitmask
+/// the weights that stay.
 ///
 /// Ranks that depend on the singular values are taken as the kept share; HQQ's zero points are f16.
 pub fn settings_bits(shape: [usize; 2], settings: &LayerSettings, stored: StoredFormat) -> Option<u64> {
@@ -188,6 +213,10 @@ pub fn settings_bits(shape: [usize; 2], settings: &LayerSettings, stored: Stored
         let rank = rank_of_ratio(rows, row_len, ratio, low_rank.align);
         let up = matrix_bits([rows, rank], settings.weights, stored)?;
         return Some(up + matrix_bits([rank, row_len], settings.weights, stored)?);
+    }
+    if let (Some(values), Some(sparsity)) = (settings.bitmask_values(stored), settings.sparsity) {
+        let n_values = (rows * row_len - sparsity.n_zeros(shape)) as u64;
+        return Some(values.matrix_bytes(shape, n_values) * 8);
     }
     let mut bits = matrix_bits(shape, settings.weights, stored)?;
     if let (WeightFormat::Int(int), Rounding::Hqq(_)) = (settings.weights, settings.rounding) {

@@ -46,6 +46,7 @@ pub fn presets() -> &'static [Preset] {
             preset!("medium"),
             preset!("svd-90"),
             preset!("sparsegpt-2-4"),
+            preset!("wanda-50-bitmask-f16"),
             preset!("full"),
         ]
     }

@@ -1,7 +1,9 @@
 use super::*;
 use crate::device::DeviceSpec;
 use crate::model::fixtures::tiny_graph;
-use crate::recipe::{Group, IntFormat, Sparsity, WeightFormat};
+use crate::recipe::{
+    Execution, Group, IntFormat, Pattern, SparseStorage, Sparsity, SparsityMethod, SparsityScope, WeightFormat,
+};
 
 fn cpu() -> DeviceInfo {
     DeviceInfo { spec: DeviceSpec::Cpu { threads: 2 }, name: "test".to_owned(), memory_bytes: None, unavailable: None }
@@ -98,6 +100,86 @@ fn a_mask_is_never_smaller() {
     assert_eq!(masked.resolve(&graph, &cpu()).unwrap().weight_bytes(), dense.weight_bytes());
 }
 
+/// A layer of 192 × 64 with `sparsity` and its zeros left out: bytes, and how it runs.
+fn bitmask(weights: WeightFormat, sparsity: Sparsity) -> (u64, Execution) {
+    let sparsity = Sparsity { storage: SparseStorage::Bitmask, ..sparsity };
+    let plan = Recipe::uniform("x", weights, Some(sparsity)).resolve(&tiny_graph(), &cpu()).unwrap();
+    let up = plan.layers.iter().find(|layer| layer.path.0 == "model.layers.1.mlp.up_proj").unwrap();
+    assert!(plan.estimated.is_none());
+    (up.packed_bytes, up.execution)
+}
+
+#[test]
+fn a_bitmask_counts_values_bits_and_rows() {
+    const INT8: WeightFormat = WeightFormat::Int(IntFormat { bits: 8, group: Group::Row, symmetric: true });
+    let magnitude = |fraction, scope| Sparsity { scope, ..Sparsity::magnitude(fraction) };
+    let rows = 192 * (64 / 8 + 4);
+    let n = 192 * 64;
+    for (weights, sparsity, expected) in [
+        (WeightFormat::F16, magnitude(0.5, SparsityScope::Matrix), n + rows),
+        (WeightFormat::Native, magnitude(0.5, SparsityScope::Matrix), n + rows),
+        (WeightFormat::F16, magnitude(0.7, SparsityScope::Matrix), 2 * (n - 8601) + rows),
+        (WeightFormat::F16, magnitude(0.7, SparsityScope::Row), 2 * (n - 192 * 44) + rows),
+        (WeightFormat::F16, Sparsity::with_pattern(SparsityMethod::Magnitude, Pattern::TWO_OF_FOUR), n + rows),
+        (INT8, magnitude(0.5, SparsityScope::Matrix), n / 2 + rows + 2 * 192),
+    ] {
+        assert_eq!(bitmask(weights, sparsity), (expected as u64, Execution::Packed), "{weights:?} {sparsity:?}");
+    }
+    let masked = Sparsity::magnitude(0.0);
+    assert_eq!(bitmask(WeightFormat::Bf16, masked).0, 2 * n as u64, "nothing pruned is nothing to leave out");
+}
+
+#[test]
+fn a_bitmask_that_cannot_be_says_what_to_choose() {
+    let said = |weights: &str, more: &str| {
+        let toml = format!(
+            "[default]\nweights = {weights}\nsparsity = {{ method = \"magnitude\", fraction = 0.5, storage = \
+             \"bitmask\" }}\n{more}"
+        );
+        let found = issues(&toml);
+        assert_eq!(found.len(), 14, "{found:?}");
+        found[0].clone()
+    };
+    for weights in [
+        "\"f32\"",
+        "\"bf16\"",
+        "\"q8_0\"",
+        "{ fp8 = \"row\" }",
+        "{ int = { bits = 8, group = 32, symmetric = true } }",
+        "{ int = { bits = 8, group = \"row\" } }",
+        "{ int = { bits = 4, group = \"row\", symmetric = true } }",
+    ] {
+        let reason = said(weights, "");
+        assert!(reason.contains("f16") && reason.contains("storage = \"masked\""), "{weights}: {reason}");
+    }
+    let int8 = "{ int = { bits = 8, group = \"row\", symmetric = true } }";
+    let reason = said(int8, "correction = { rank = 4, method = \"svd\" }");
+    assert!(reason.contains("leave out correction"), "{reason}");
+    let owl = "[default]\nweights = \"f16\"\nsparsity = { method = \"wanda\", fraction = 0.5, allocation = \"owl\", \
+               storage = \"bitmask\" }\n[calibration]\ndata = \"x.txt\"";
+    let owl = Recipe::from_toml(&format!("format_version = 1\n{owl}")).unwrap();
+    assert!(owl.resolve(&tiny_graph(), &cpu()).unwrap().estimated.is_some(), "fractions are found on the way");
+}
+
+#[test]
+fn zeros_that_the_file_leaves_out_count_as_they_are() {
+    let dense = tiny_graph();
+    let mut sparse = dense.clone();
+    let layer = sparse.layers.iter_mut().find(|layer| layer.role == LayerRole::UpProj).unwrap();
+    layer.sparse = Some(StoredSparse { values: SparseValues::F16, n_values: 5000 });
+    let plan = |recipe: &Recipe| recipe.resolve(&sparse, &cpu()).unwrap();
+    let reference = plan(&Recipe::reference());
+    assert_eq!(dense.stored_bytes() - sparse.stored_bytes(), 192 * 64 * 2 - (5000 * 2 + 192 * (8 + 4)));
+    assert_eq!(reference.weight_bytes(), sparse.stored_bytes());
+    let is_packed = |layer: &&crate::recipe::LayerPlan| layer.execution == Execution::Packed;
+    assert_eq!(reference.layers.iter().filter(is_packed).count(), 1);
+    let anew = plan(&Recipe::uniform("x", WeightFormat::F16, None));
+    assert_eq!(anew.weight_bytes(), dense.stored_bytes());
+    let tie = "format_version = 1\n[[sharing]]\nrole = \"up_proj\"\nblocks = [0, 1]\nmethod = \"tie\"\n";
+    let tied = plan(&Recipe::from_toml(tie).unwrap());
+    assert_eq!(tied.weight_bytes(), dense.stored_bytes() - 192 * 64 * 2, "a mean has no zeros of its own");
+}
+
 #[test]
 fn simulated_formats_are_labelled() {
     let int = |bits| WeightFormat::Int(IntFormat { bits, group: Group::Row, symmetric: false });
@@ -109,5 +191,5 @@ fn simulated_formats_are_labelled() {
     }
 }
 
-use crate::model::LayerRole;
+use crate::model::{LayerRole, SparseValues, StoredSparse};
 use crate::recipe::Rule;

@@ -257,7 +257,8 @@ impl Recipe {
         let mut prunes = false;
         let others = std::iter::once(self.default).chain(used).all(|settings| {
             prunes |= settings.sparsity.is_some_and(|sparsity| sparsity.fraction > 0.0);
-            PartialSettings { sparsity: None, ..settings }.is_plain()
+            let is_smaller = settings.sparsity.is_some_and(|sparsity| sparsity.is_bitmask());
+            !is_smaller && PartialSettings { sparsity: None, ..settings }.is_plain()
         });
         prunes
             && others
@@ -330,6 +331,8 @@ mod tests {
         check(Recipe::reference(), false);
         check(Recipe::uniform("a", WeightFormat::Native, half), true);
         check(Recipe::uniform("b", WeightFormat::Q8_0, half), false);
+        let bitmask = half.map(|half| Sparsity { storage: crate::recipe::SparseStorage::Bitmask, ..half });
+        check(Recipe::uniform("d", WeightFormat::Native, bitmask), false);
         let kv_cache = KvCacheSettings { keys: crate::recipe::KvFormat::Q8_0, ..KvCacheSettings::default() };
         check(Recipe { kv_cache, ..Recipe::uniform("c", WeightFormat::Native, half) }, false);
     }
@@ -361,7 +364,7 @@ mod tests {
             target = { role = "down_proj" }
             rounding = { method = "imatrix", uniform = true }
             activations = "int8_dynamic"
-            sparsity = { method = "wanda", fraction = 0.5, allocation = "owl" }
+            sparsity = { method = "wanda", fraction = 0.5, allocation = "owl", storage = "bitmask" }
             [structure]
             update = "none"
             [structure.ffn]
@@ -390,7 +393,11 @@ mod tests {
         assert!(!recipe.is_reference() && recipe.needs_calibration());
         assert_eq!(recipe.default.rounding, Some(Rounding::Gptq(crate::recipe::GptqOptions::default())));
         assert_eq!(recipe.rules[1].sparsity.unwrap().scope, crate::recipe::SparsityScope::Row);
-        assert_eq!(recipe.rules[0].sparsity.unwrap().fraction, 0.5);
+        let [first, second] = [0, 1].map(|rule: usize| recipe.rules[rule].sparsity.unwrap());
+        assert_eq!((first.fraction, first.label().as_str()), (0.5, "2:4 sparsegpt"));
+        assert_eq!(second.label(), "50.0 % sparse wanda owl bitmask");
+        assert!(second.is_bitmask() && !first.is_bitmask());
+        assert_eq!(recipe.to_toml().matches("storage").count(), 1, "{}", recipe.to_toml());
     }
 
     #[test]
@@ -398,7 +405,7 @@ mod tests {
         let guide = include_str!("../../RECIPES.md");
         let examples: Vec<&str> =
             guide.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-        assert_eq!(examples.len(), 5);
+        assert_eq!(examples.len(), 6);
         for example in examples {
             let recipe = Recipe::from_toml(&format!("format_version = 1\n{example}"));
             assert!(!recipe.unwrap_or_else(|error| panic!("{error}\n{example}")).is_reference(), "{example}");
@@ -422,6 +429,10 @@ mod tests {
             "both",
         );
         check("format_version = 1\n[default]\nsparsity = { method = \"wanda\", pattern = \"4:2\" }", "4:2");
+        check(
+            "format_version = 1\n[default]\nsparsity = { method = \"wanda\", fraction = 0.5, storage = \"csr\" }",
+            "csr",
+        );
         check("format_version = 1\n[default]\nlow_rank = { ratio = 0.5, energy = 0.9 }", "exactly one");
     }
 }

@@ -17,6 +17,8 @@ pub struct Sparsity {
     pub scope: SparsityScope,
     /// How the fraction is spread over blocks.
     pub allocation: Allocation,
+    /// What becomes of the zeros.
+    pub storage: SparseStorage,
 }
 
 impl Sparsity {
@@ -30,7 +32,8 @@ impl Sparsity {
 
     /// Pruning by `method` with the scope that its paper uses.
     pub fn new(method: SparsityMethod, fraction: f64) -> Self {
-        Self { method, fraction, pattern: None, scope: method.scope(), allocation: Allocation::Uniform }
+        let (allocation, storage) = (Allocation::Uniform, SparseStorage::Masked);
+        Self { method, fraction, pattern: None, scope: method.scope(), allocation, storage }
     }
 
     /// `pattern` by `method`.
@@ -38,18 +41,38 @@ impl Sparsity {
         Self { pattern: Some(pattern), fraction: pattern.fraction(), ..Self::new(method, 0.0) }
     }
 
-    /// Short text for tables: `30 % sparse`, `2:4 wanda`.
+    /// Whether zeros are left out of the stored weights.
+    pub fn is_bitmask(&self) -> bool {
+        self.storage == SparseStorage::Bitmask && self.fraction > 0.0
+    }
+
+    /// Weights of a (`rows`, `row_len`) matrix that become zero.
+    pub fn n_zeros(&self, [rows, row_len]: [usize; 2]) -> usize {
+        match (self.pattern, self.scope) {
+            (Some(Pattern { zeros, len }), _) => rows * (row_len / usize::from(len)) * usize::from(zeros),
+            (None, SparsityScope::Row) => rows * count(row_len, self.fraction),
+            (None, SparsityScope::Matrix) => count(rows * row_len, self.fraction),
+        }
+    }
+
+    /// Short text for tables: `30 % sparse`, `2:4 wanda`, `50 % sparse wanda bitmask`.
     pub fn label(&self) -> String {
         let amount = match self.pattern {
             Some(pattern) => pattern.to_string(),
             None => format!("{} sparse", crate::units::percent(self.fraction)),
         };
         let owl = if self.allocation == Allocation::Owl { " owl" } else { "" };
+        let bitmask = if self.storage == SparseStorage::Bitmask { " bitmask" } else { "" };
         match self.method {
-            SparsityMethod::Magnitude => format!("{amount}{owl}"),
-            method => format!("{amount} {}{owl}", method.name()),
+            SparsityMethod::Magnitude => format!("{amount}{owl}{bitmask}"),
+            method => format!("{amount} {}{owl}{bitmask}", method.name()),
         }
     }
+}
+
+/// How many of `n` weights a fraction takes.
+pub(crate) fn count(n: usize, fraction: f64) -> usize {
+    ((n as f64 * fraction) as usize).min(n)
 }
 
 /// How weights are scored for pruning.
@@ -114,6 +137,18 @@ pub enum Allocation {
     Owl,
 }
 
+/// What becomes of the zeros of pruned weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SparseStorage {
+    /// They are stored like other weights: not smaller and not faster.
+    #[default]
+    Masked,
+    /// They are left out: the other weights, one bit a weight and where each row begins are stored, and the product skips
+    /// the zeros. For f16 and symmetric int8 rows.
+    Bitmask,
+}
+
 /// `zeros` of each `len` consecutive input features are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -170,35 +205,36 @@ struct RawSparsity {
     pattern: Option<Pattern>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     scope: Option<SparsityScope>,
-    #[serde(default, skip_serializing_if = "is_uniform")]
+    #[serde(default, skip_serializing_if = "is_default")]
     allocation: Allocation,
+    #[serde(default, skip_serializing_if = "is_default")]
+    storage: SparseStorage,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde wants")]
-fn is_uniform(allocation: &Allocation) -> bool {
-    *allocation == Allocation::Uniform
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl TryFrom<RawSparsity> for Sparsity {
     type Error = String;
 
     fn try_from(raw: RawSparsity) -> Result<Self, String> {
-        let RawSparsity { method, fraction, pattern, scope, allocation } = raw;
+        let RawSparsity { method, fraction, pattern, scope, allocation, storage } = raw;
         let base = match (fraction, pattern) {
             (Some(fraction), None) => Self::new(method, fraction),
             (None, Some(pattern)) => Self::with_pattern(method, pattern),
             (Some(_), Some(_)) => return Err("sparsity has a fraction or a pattern, not both".to_owned()),
             (None, None) => return Err("sparsity needs a fraction, or a pattern such as \"2:4\"".to_owned()),
         };
-        Ok(Self { scope: scope.unwrap_or(base.scope), allocation, ..base })
+        Ok(Self { scope: scope.unwrap_or(base.scope), allocation, storage, ..base })
     }
 }
 
 impl From<Sparsity> for RawSparsity {
     fn from(sparsity: Sparsity) -> Self {
-        let Sparsity { method, fraction, pattern, scope, allocation } = sparsity;
+        let Sparsity { method, fraction, pattern, scope, allocation, storage } = sparsity;
         let fraction = pattern.is_none().then_some(fraction);
         let scope = pattern.is_none().then_some(scope);
-        Self { method, fraction, pattern, scope, allocation }
+        Self { method, fraction, pattern, scope, allocation, storage }
     }
 }

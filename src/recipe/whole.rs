@@ -1,11 +1,11 @@
 //! What a recipe says of the whole model: structure, sharing, cache and attention.
 
 use crate::model::{BlockShape, Layer, LayerRole, ModelFamily, ModelGraph};
-use crate::recipe::plan::{matrix_bits, settings_bits};
+use crate::recipe::plan::{layer_bits, matrix_bits, settings_bits};
 use crate::recipe::resolve::Traced;
 use crate::recipe::{
-    BlockPart, KvFormat, LayerPlan, LayerSettings, Problem, RankRule, Recipe, RecipeIssue, Rounding, Sharing,
-    SharingMethod, Sparsity, WidthCut,
+    Allocation, BlockPart, KvFormat, LayerPlan, LayerSettings, Problem, RankRule, Recipe, RecipeIssue, Rounding,
+    Sharing, SharingMethod, Sparsity, WidthCut,
 };
 
 /// Checks everything that is not about one layer, and gives the widths of the blocks after structural pruning with the
@@ -239,20 +239,22 @@ pub(super) fn shared_bits(
     plan: &LayerPlan,
     shape: [usize; 2],
 ) -> (u64, Option<&'static str>) {
-    // Thin factors and shared tensors of the file stay what they are while nothing is done to them.
-    let whole = if plan.settings.is_reference() && shape == layer.shape {
-        crate::model::stored_layer_bytes(layer) * 8
-    } else {
-        settings_bits(shape, &plan.settings, layer.stored).unwrap_or(0)
-    };
+    let whole = layer_bits(layer, shape, &plan.settings).unwrap_or(0);
     let by_value = plan.settings.low_rank.is_some_and(|low_rank| !matches!(low_rank.rank, RankRule::Ratio(_)));
-    let note = by_value.then_some("ranks follow the singular values when the variant is made");
+    let by_outliers = |sparsity: Sparsity| sparsity.is_bitmask() && sparsity.allocation == Allocation::Owl;
+    let note = if plan.settings.sparsity.is_some_and(by_outliers) {
+        Some("fractions of layers follow their outliers when the variant is made")
+    } else {
+        by_value.then_some("ranks follow the singular values when the variant is made")
+    };
     let position = graph.layers.iter().position(|other| other.path == layer.path);
     let group = recipe.sharing.iter().find(|sharing| members(graph, sharing).any(|index| Some(index) == position));
     let Some(sharing) = group else { return (whole, note) };
     let is_first = members(graph, sharing).next() == position;
     match sharing.method {
-        SharingMethod::Tie => (if is_first { whole } else { 0 }, note),
+        // A mean has the zeros and the rank of none.
+        SharingMethod::Tie if is_first => (settings_bits(shape, &plan.settings, layer.stored).unwrap_or(0), note),
+        SharingMethod::Tie => (0, note),
         SharingMethod::Basis => {
             let count = members(graph, sharing).count();
             let rank = basis_rank(shape, count, sharing.ratio.unwrap_or(1.0));

@@ -7,11 +7,11 @@ use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 
 use crate::checkpoint::Checkpoint;
-use crate::compress::{ActivationGrid, LowRankMatrix, PackedWeights};
+use crate::compress::{ActivationGrid, LowRankMatrix, PackedWeights, SparseMatrix};
 use crate::model::{BlockShape, Layer, LayerRole, LlamaConfig, ModelFamily, StoredFormat};
 use crate::nn::{Attention, Block, Linear, LinearParts, Llama, LlamaParts, Mlp, NnError, Rotary};
 use crate::recipe::{AttentionSettings, Execution, KvCacheSettings};
-use crate::runtime::RuntimeError;
+use crate::runtime::{RuntimeError, keys};
 
 /// Reads every tensor of the model. `progress` hears of layers done and in all, and ends the load by returning `false`.
 pub(super) fn reference(
@@ -91,12 +91,13 @@ fn linear(checkpoint: &Checkpoint, layer: &Layer, device: &Device) -> Result<Lin
     let dense = |name: &str| dense(checkpoint, name);
     let tensors = layer.tensors();
     let packed = match (&tensors[..], layer.stored) {
+        _ if layer.sparse.is_some() => PackedWeights::Sparse(sparse(checkpoint, layer)?),
         ([(name, _)], StoredFormat::Ggml(format)) => {
             let entry = checkpoint.entry(name).ok_or_else(|| NnError::Missing(name.clone()))?;
             PackedWeights::Ggml { format, bytes: checkpoint.read(entry)? }
         }
-        ([(up, [rows, rank]), (down, [_, row_len])], _) => {
-            let shape = [*rows, *rank, *row_len];
+        ([(up, up_shape), (down, _)], _) => {
+            let shape = [layer.shape[0], up_shape[1], layer.shape[1]];
             let factors = LowRankMatrix { up: Box::new(dense(up)?), down: Arc::new(dense(down)?), shape };
             PackedWeights::LowRank(factors)
         }
@@ -138,6 +139,14 @@ fn dense(checkpoint: &Checkpoint, name: &str) -> Result<PackedWeights, RuntimeEr
 
 fn pairs(bytes: &[u8]) -> impl Iterator<Item = [u8; 2]> {
     bytes.as_chunks::<2>().0.iter().copied()
+}
+
+/// The matrix of a layer whose zeros the files leave out.
+pub(super) fn sparse(checkpoint: &Checkpoint, layer: &Layer) -> Result<SparseMatrix, RuntimeError> {
+    let parts = checkpoint.read_sparse(layer)?.zip(layer.sparse);
+    let (parts, stored) = parts.ok_or_else(|| NnError::Missing(layer.path.0.clone()))?;
+    let matrix = SparseMatrix::from_bytes(layer.shape, stored.values, &parts.values, &parts.scales, parts.bitmask);
+    matrix.map_err(keys::of_layer(&layer.path))
 }
 
 fn vector(checkpoint: &Checkpoint, name: &str, device: &Device) -> Result<Tensor, RuntimeError> {

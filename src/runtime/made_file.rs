@@ -12,7 +12,7 @@ use crate::runtime::build::Made;
 use crate::runtime::outline::{How, Outline, Target};
 use crate::runtime::shared::Base;
 use crate::runtime::work::Work;
-use crate::runtime::{RuntimeError, keys, layers};
+use crate::runtime::{RuntimeError, keys, layers, load};
 
 /// Writes the layers of `made`, and the others as the checkpoint or the cut model has them, to `out`.
 pub(super) fn write(
@@ -83,6 +83,13 @@ fn unchanged(work: Work<'_>, target: &Target<'_>, linear: &Linear) -> Result<Pac
         return Ok(PackedWeights::Ggml { format, bytes: work.checkpoint.read(entry)? });
     }
     let dense = linear.dequantize();
+    if layer.sparse.is_some() && target.settings.is_reference() {
+        let sparse = load::sparse(work.checkpoint, layer)?;
+        // What was cut, or is a mean of some, is no longer what the files have.
+        if sparse.dequantize() == dense {
+            return Ok(PackedWeights::Sparse(sparse));
+        }
+    }
     // A product of factors has no format of its own that would hold it.
     let native = if layer.rank.is_some() { StoredFormat::F32 } else { layer.stored };
     let settings = &target.settings;

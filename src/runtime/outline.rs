@@ -180,7 +180,7 @@ fn how(index: usize, layer: &Layer, settings: &LayerSettings, reference: &Llama,
     let same_numbers = match settings.weights {
         WeightFormat::Native => is_original || layer.stored == StoredFormat::F32,
         // What was cut is in f32 already.
-        WeightFormat::F32 => !is_original || layer.stored == StoredFormat::F32,
+        WeightFormat::F32 => !is_original || layer.stored == StoredFormat::F32 && layer.sparse.is_none(),
         _ => false,
     };
     if is_plain && same_numbers {

@@ -9,6 +9,7 @@ mod folders;
 mod gguf;
 mod own;
 mod safetensors;
+mod sparse;
 mod variants;
 
 use std::path::Path;

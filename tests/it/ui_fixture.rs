@@ -216,6 +216,7 @@ pub(crate) fn graph() -> ModelGraph {
         stored: StoredFormat::F16,
         bias_len: 0,
         rank: None,
+        sparse: None,
         shared_with: None,
     };
     let mut layers = vec![layer("model.embed_tokens".to_owned(), None, LayerRole::Embedding, [32_000, 288])];

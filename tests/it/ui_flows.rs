@@ -166,6 +166,28 @@ fn an_impossible_combination_is_disabled_and_says_why() {
     choose(&mut harness, "Weights of selection", "q4_0");
     click(&mut harness, "Methods of selection");
     check(&mut harness, "Rounding hqq", "only int formats hold");
+    click(&mut harness, "Sparsity magnitude");
+    check(&mut harness, "storage bitmask", "is there for f16 and");
+}
+
+#[test]
+fn zeros_are_left_out_where_the_format_can() {
+    let mut harness = World::with_model().harness(SIZE, Theme::Dark);
+    choose(&mut harness, "Select", "All down_proj");
+    choose(&mut harness, "Methods of selection", "Sparsity magnitude");
+    let bytes = |harness: &Harness<'_, World>| {
+        harness.state().editor.draft().plan.clone().expect("a model is open").expect("it resolves").weight_bytes()
+    };
+    let masked = bytes(&harness);
+    click(&mut harness, "storage bitmask");
+    let down = |layer: &trimtab::model::Layer| layer.role == LayerRole::DownProj;
+    assert_eq!(census(harness.state(), down), [("native, 30.0 % sparse bitmask".to_owned(), 6)].into());
+    assert!(bytes(&harness) < masked, "zeros that are left out take no room");
+    click(&mut harness, "amount 2:4");
+    assert_eq!(census(harness.state(), down), [("native, 2:4 bitmask".to_owned(), 6)].into());
+    click(&mut harness, "Sparsity magnitude");
+    click(&mut harness, "storage masked");
+    assert_eq!((census(harness.state(), down), bytes(&harness)), ([("native, 2:4".to_owned(), 6)].into(), masked));
 }
 
 fn show(harness: &mut Harness<'_, World>, tile: Tile) {

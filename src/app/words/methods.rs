@@ -36,6 +36,10 @@ pub struct MethodWords {
     pub scope_note: &'static str,
     pub owl: &'static str,
     pub owl_note: &'static str,
+    pub storage: &'static str,
+    /// Masked, bitmask.
+    pub storages: [&'static str; 2],
+    pub storage_note: [&'static str; 2],
     pub low_rank: &'static str,
     pub low_rank_note: [&'static str; 2],
     pub keep: &'static str,
@@ -106,6 +110,13 @@ impl MethodWords {
         scope_note: "The weights that compete with each other for survival",
         owl: "OWL: by block",
         owl_note: "Blocks with more outliers keep more; the mean stays",
+        storage: "storage",
+        storages: ["masked", "bitmask"],
+        storage_note: [
+            "Zeros are stored like other weights: not smaller and not faster",
+            "Zeros are left out: the other weights and one bit a weight are stored, and the product skips the zeros. For f16 \
+             and symmetric int8 rows",
+        ],
         low_rank: "Low rank",
         low_rank_note: [
             "The best approximation of the weights",
@@ -126,8 +137,8 @@ impl MethodWords {
         rank: "rank",
         differ: "The layers differ; a choice sets all of them",
         preview: "preview",
-        preview_note: "Shares only. Which weights go is decided when the variant is made. Zeros stay in place: not smaller and not \
-                       faster by themselves",
+        preview_note: "Shares only. Which weights go is decided when the variant is made. Masked zeros stay in place: not smaller and \
+                       not faster by themselves",
         kept: |share| format!("{share} kept"),
         masked: |share| format!("{share} zero"),
         cut: |share| format!("{share} removed"),

@@ -140,7 +140,7 @@ fn check_extents(
         });
         let format = format.and_then(|format| shape_of(&dims).map(|shape| (format, shape)));
         extents.push((offset, len));
-        tensors.push(RawTensor { name, format, offset: data_start.saturating_add(offset), len });
+        tensors.push(RawTensor { name, format, part: None, offset: data_start.saturating_add(offset), len });
     }
     if let Some((first, second)) = find_overlap(&extents) {
         let reason = format!("shares bytes with tensor {:?}", tensors[first].name);

@@ -56,7 +56,7 @@ enum Inputs {
 
 /// The scheme of a layer; `None` for a dense one.
 fn scheme(layer: &OutLayer) -> Option<Scheme> {
-    match (layer.kind, layer.activations) {
+    match (layer.kind.with_zeros(), layer.activations) {
         (Kind::Int(format), ActivationGrid::Float) => Some(Scheme::Packed(format)),
         (Kind::Int(format), ActivationGrid::Int8PerToken) => Some(Scheme::Int8(format, Inputs::PerToken)),
         (Kind::Int(format), ActivationGrid::Int8Static { .. }) => Some(Scheme::Int8(format, Inputs::Static)),
@@ -229,6 +229,11 @@ pub(super) fn part_bytes(
 ) -> Result<Vec<u8>, ExportError> {
     let unfit = || ExportError::Unsupported(format!("{} was not made as it was planned", layer.path));
     let Made::Packed(packed) = made else { return Err(unfit()) };
+    let with_zeros = match packed {
+        PackedWeights::Sparse(matrix) => matrix.to_int().map(PackedWeights::Int),
+        _ => None,
+    };
+    let packed = with_zeros.as_ref().unwrap_or(packed);
     Ok(match (part, packed) {
         (Part::Packed, PackedWeights::Int(matrix)) => {
             pack::along_rows(&reorder(matrix.codes().to_vec()), matrix.row_len(), matrix.format().bits)

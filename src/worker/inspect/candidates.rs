@@ -121,6 +121,7 @@ mod tests {
             stored: StoredFormat::F32,
             bias_len: 0,
             rank: None,
+            sparse: None,
             shared_with: None,
         }
     }

@@ -53,6 +53,7 @@ fn what_cannot_be_inspected_says_so() {
         stored: StoredFormat::F32,
         bias_len: 0,
         rank: None,
+        sparse: None,
         shared_with: None,
     };
     let broken = check_finite(&[0.0, 1.0, 2.0, 3.0, f32::NAN, 5.0], &layer).unwrap_err();

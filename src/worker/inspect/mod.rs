@@ -8,7 +8,7 @@ mod spectrum;
 mod spread;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::compress::dequantize_ggml;
+use crate::compress::{SparseMatrix, dequantize_ggml};
 use crate::model::{Layer, StoredFormat};
 use crate::study::{Failure, FailureKind};
 use crate::worker::heat_map::HeatMap;
@@ -62,6 +62,7 @@ fn read(checkpoint: &Checkpoint, layer: &Layer) -> Result<Vec<f32>, Failure> {
     let name = format!("{}.weight", layer.path);
     let missing = || Failure::new(FailureKind::Model, format!("the files have no tensor {name:?}"));
     let dense = match layer.stored {
+        _ if layer.sparse.is_some() => sparse(checkpoint, layer)?.dequantize(),
         StoredFormat::Ggml(format) => {
             let entry = checkpoint.entry(&name).ok_or_else(missing)?;
             let bytes = checkpoint.read(entry).map_err(unreadable)?;
@@ -72,6 +73,14 @@ fn read(checkpoint: &Checkpoint, layer: &Layer) -> Result<Vec<f32>, Failure> {
     };
     check_finite(&dense, layer)?;
     Ok(dense)
+}
+
+fn sparse(checkpoint: &Checkpoint, layer: &Layer) -> Result<SparseMatrix, Failure> {
+    let missing = || Failure::new(FailureKind::Model, format!("the files have no parts of {}", layer.path));
+    let parts = checkpoint.read_sparse(layer).map_err(unreadable)?;
+    let (parts, stored) = parts.zip(layer.sparse).ok_or_else(missing)?;
+    SparseMatrix::from_bytes(layer.shape, stored.values, &parts.values, &parts.scales, parts.bitmask)
+        .map_err(|error| Failure::new(FailureKind::Model, format!("{}: {error}", layer.path)))
 }
 
 fn check_finite(dense: &[f32], layer: &Layer) -> Result<(), Failure> {

@@ -206,7 +206,7 @@ fn plan_cautions(plan: &Plan, conditions: &Conditions, timed: bool) -> Vec<Cauti
         (0..plan.layers.len()).filter(|index| is_kept(*index) && keep(*index)).count() as u32
     };
     let simulated = plan.n_simulated() as u32;
-    let masked = count(&|index| plan.layers[index].settings.sparsity.is_some());
+    let masked = count(&|index| plan.layers[index].settings.sparsity.is_some_and(|sparsity| !sparsity.is_bitmask()));
     let mut cautions = Vec::new();
     if simulated > 0 {
         cautions.push(Caution::Simulated { layers: simulated });

@@ -69,17 +69,20 @@ impl Open {
     }
 }
 
-/// What the reader must know where layers that the checkpoint has as thin factors, or shares, are made anew: each then has
-/// a whole tensor of its own, which may be larger.
+/// What the reader must know where layers that the checkpoint has as thin factors, shares, or without their zeros are made anew:
+/// each then has a whole tensor of its own, which may be larger.
 fn made_whole(plan: &Plan, graph: &ModelGraph) -> Option<String> {
-    let is_compact = |layer: &Layer| layer.rank.is_some() || layer.shared_with.is_some();
+    let is_compact = |planned: &LayerPlan, layer: &Layer| {
+        let has_zeros_again = layer.sparse.is_some() && planned.settings.bitmask_values(layer.stored).is_none();
+        layer.rank.is_some() || layer.shared_with.is_some() || has_zeros_again
+    };
     let is_anew = |planned: &LayerPlan, layer: &Layer| {
         planned.shape.is_some() && (planned.shape != Some(layer.shape) || !planned.settings.is_reference())
     };
     let layers = plan.layers.iter().zip(&graph.layers);
-    let n = layers.filter(|(planned, layer)| is_compact(layer) && is_anew(planned, layer)).count();
+    let n = layers.filter(|(planned, layer)| is_compact(planned, layer) && is_anew(planned, layer)).count();
     (n > 0).then(|| {
-        format!("{n} layers that the checkpoint has as thin factors or shares are whole tensors of their own here")
+        format!("{n} layers that the checkpoint has as thin factors, shares or without zeros are whole tensors of their own here")
     })
 }
 

@@ -20,8 +20,15 @@ fn int(bits: u8, group: Group, symmetric: bool) -> LayerSettings {
 }
 
 fn write(model: &Checkpoint, settings: &[LayerSettings], out: &Path) -> Result<ExportSummary, ExportError> {
-    let go_on = &mut |_, _| ControlFlow::Continue(());
-    export::compressed_tensors::write(model, Weights::Settings(settings), out, Existing::Refuse, go_on)
+    to_compressed_tensors(model, Weights::Settings(settings), out)
+}
+
+pub(super) fn to_compressed_tensors(
+    model: &Checkpoint,
+    weights: Weights<'_>,
+    out: &Path,
+) -> Result<ExportSummary, ExportError> {
+    export::compressed_tensors::write(model, weights, out, Existing::Refuse, &mut |_, _| ControlFlow::Continue(()))
 }
 
 /// The same settings for every layer of the blocks.

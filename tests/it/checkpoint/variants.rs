@@ -84,7 +84,7 @@ pub(super) fn to_folder(model: &Checkpoint, weights: Weights<'_>, out: &Path) ->
     export::safetensors::write(model, weights, None, out, Existing::Refuse, &mut |_, _| ControlFlow::Continue(()))
 }
 
-fn to_gguf(model: &Checkpoint, weights: Weights<'_>, out: &Path) -> Result<ExportSummary, ExportError> {
+pub(super) fn to_gguf(model: &Checkpoint, weights: Weights<'_>, out: &Path) -> Result<ExportSummary, ExportError> {
     export::gguf::write(model, weights, out, Existing::Refuse, &mut |_, _| ControlFlow::Continue(()))
 }
 
@@ -255,14 +255,16 @@ fn factors_come_back_and_run_as_two_products() {
 }
 
 /// Logits after four tokens.
-fn logits(folder: &Path) -> Vec<f32> {
+pub(super) fn logits(folder: &Path) -> Vec<f32> {
     let store = trimtab::runtime::ModelStore::load(
         open(folder).unwrap(),
         trimtab::device::DeviceSpec::Cpu { threads: 1 },
         &|_, _| true,
     );
-    let store = store.unwrap();
-    let model = store.reference();
+    logits_of(store.unwrap().reference())
+}
+
+pub(super) fn logits_of(model: &trimtab::nn::Llama) -> Vec<f32> {
     let hidden =
         model.run_blocks(0..model.config().n_blocks, model.embed(&[1, 5, 9, 30]).unwrap(), None, None).unwrap();
     let mut logits = Vec::new();

@@ -86,3 +86,38 @@ fn a_variant_that_a_worker_makes_is_exported_whole() {
         json(folder.path(), &["eval", "cut", "--data", DATA, "--context", "64", "--windows", "2", "--json"], 0);
     assert!(scored["perplexity"].as_f64().unwrap().is_finite());
 }
+
+#[test]
+fn zeros_that_are_left_out_make_a_smaller_folder_with_the_same_numbers() {
+    let folder = folder();
+    let with = |storage: &str| {
+        format!(
+            "format_version = 1\n[default]\nweights = \"f16\"\nsparsity = {{ method = \"magnitude\", pattern = \"2:4\", \
+             storage = \"{storage}\" }}\n"
+        )
+    };
+    let mut scores = Vec::new();
+    for storage in ["masked", "bitmask"] {
+        let recipe = format!("{storage}.toml");
+        fs::write(folder.path().join(&recipe), with(storage)).unwrap();
+        let args = ["export", MODEL, "--recipe", &recipe, "--format", "safetensors", "--out", storage];
+        let output = run(folder.path(), &args);
+        assert_code(&output, 0, &args);
+        assert_eq!(text(&output.stderr).contains("sparse layers"), storage == "bitmask");
+        let workload = ["--data", DATA, "--context", "64", "--windows", "2", "--json"];
+        let made = json(folder.path(), &[&["eval", MODEL, "--recipe", &recipe], &workload[..]].concat(), 0);
+        assert_eq!(made["cautions"].to_string().contains("masked"), storage == "masked", "{made}");
+        let scored = json(folder.path(), &[&["eval", storage], &workload[..]].concat(), 0);
+        scores.push(scored["perplexity"].as_f64().unwrap());
+    }
+    let [masked, sparse] = ["masked", "bitmask"].map(|name| json(folder.path(), &["inspect", name, "--json"], 0));
+    assert_eq!((&masked["layers"][1]["dtype"], &sparse["layers"][1]["dtype"]), (&"f16".into(), &"sparse f16".into()));
+    let bytes = |model: &Value, at: usize| model["layers"][at]["bytes"].as_u64().unwrap();
+    assert_eq!((bytes(&masked, 1), bytes(&sparse, 1)), (288 * 288 * 2, 288 * 288 + 288 * (288 / 8 + 4)));
+    assert_eq!(bytes(&masked, 0), bytes(&sparse, 0), "the embedding is not pruned");
+    assert!((scores[0] - scores[1]).abs() < 1e-3 * scores[0], "{scores:?}");
+    let shown = run(folder.path(), &["inspect", "bitmask"]);
+    assert!(text(&shown.stdout).contains("sparse f16"));
+    let layer = json(folder.path(), &["inspect", "bitmask", "--layer", "model.layers.1.mlp.up_proj", "--json"], 0);
+    assert_eq!(layer["dtype"], "sparse f16");
+}

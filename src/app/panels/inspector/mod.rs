@@ -15,7 +15,7 @@ use crate::app::panels::recipe::edits;
 use crate::app::plots::paint::{self, quiet};
 use crate::app::theme::ROW_HEIGHT;
 use crate::app::words;
-use crate::model::{Layer, LayerPath, ModelGraph};
+use crate::model::{Layer, LayerPath, ModelGraph, stored_layer_bytes};
 use crate::recipe::{Calibration, LayerSettings, Legality, Policy};
 use crate::session::{InspectRequest, Inspection, InspectionState, ModelState};
 use crate::units;
@@ -171,11 +171,10 @@ impl InspectorPanel {
             });
         });
         let [rows, row_len] = layer.shape;
-        let bytes = layer.stored.tensor_bytes(rows as u128, row_len as u128);
-        let bytes = bytes.and_then(|bytes| u64::try_from(bytes).ok()).map(units::bytes).unwrap_or_default();
+        let bytes = units::bytes(stored_layer_bytes(layer));
         ui.horizontal(|ui| {
             ui.set_min_height(ROW_HEIGHT);
-            ui.label(quiet(format!("{rows} × {row_len} · {} · {bytes}", layer.stored.name()), cx.theme));
+            ui.label(quiet(format!("{rows} × {row_len} · {} · {bytes}", layer.stored_name()), cx.theme));
             if let Some(inspection) = inspection {
                 state_ui(cx, ui, inspection);
             }

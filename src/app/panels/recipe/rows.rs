@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::app::context::Draft;
 use crate::app::widgets::share_strip::Shares;
 use crate::model::ModelGraph;
-use crate::recipe::{Activations, Correction, LayerSettings, LowRank, Rounding, Sparsity, WeightFormat, settings_bits};
+use crate::recipe::{Activations, Correction, LayerSettings, LowRank, Rounding, Sparsity, WeightFormat, layer_bits};
 
 /// A value that several layers share, or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,7 +189,7 @@ impl<'a> Layers<'a> {
 /// Bytes of a layer by itself.
 fn alone(((layer, settings), shape): ((&crate::model::Layer, &LayerSettings), &Option<[usize; 2]>)) -> Option<u64> {
     let Some(shape) = shape else { return Some(0) };
-    settings_bits(*shape, settings, layer.stored).map(|bits| bits.div_ceil(8))
+    layer_bits(layer, *shape, settings).map(|bits| bits.div_ceil(8))
 }
 
 #[cfg(test)]

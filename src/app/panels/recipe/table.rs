@@ -175,7 +175,7 @@ impl RecipePanel {
                 name_ui(ui, Label::new(text), name)
                     .on_hover_ui(|ui| {
                         ui.label(RichText::new(name).monospace());
-                        ui.label((cx.words.recipe.layer_note)(&shape, layer.stored.name()));
+                        ui.label((cx.words.recipe.layer_note)(&shape, layer.stored_name()));
                     })
                     .clicked()
             }

@@ -6,8 +6,8 @@ use super::{Form, count_ui};
 use crate::app::widgets::number::percent_ui;
 use crate::app::widgets::share_strip::Shares;
 use crate::recipe::{
-    Allocation, Correction, Group, IntFormat, LayerChange, LowRank, LowRankMethod, Pattern, RankRule, Sparsity,
-    SparsityMethod, SparsityScope, WeightFormat, rank_of_ratio,
+    Allocation, Correction, Group, IntFormat, LayerChange, LowRank, LowRankMethod, Pattern, RankRule, SparseStorage,
+    Sparsity, SparsityMethod, SparsityScope, WeightFormat, rank_of_ratio,
 };
 
 /// What a layer gets whose amount of sparsity is not set yet.
@@ -51,6 +51,15 @@ impl Form<'_> {
             });
             ui.end_row();
         }
+        self.option_name_ui(words.storage, ui);
+        ui.horizontal(|ui| {
+            let storages = [SparseStorage::Masked, SparseStorage::Bitmask].into_iter().zip(words.storages);
+            for ((storage, text), note) in storages.zip(words.storage_note) {
+                let change = LayerChange::Sparsity(Some(Sparsity { storage, ..sparsity }));
+                self.choice_ui([words.storage, text, note], sparsity.storage == storage, change, ui);
+            }
+        });
+        ui.end_row();
         let shares = Shares { cut: self.cut, masked: (1.0 - self.cut) * sparsity.fraction };
         self.preview_ui(shares, sparsity.pattern, ui);
     }
@@ -62,7 +71,8 @@ impl Form<'_> {
         let change = LayerChange::Sparsity(Some(plain));
         self.choice_ui([words.amount, words.share, ""], sparsity.pattern.is_none(), change, ui);
         for pattern in [Pattern::TWO_OF_FOUR, Pattern::FOUR_OF_EIGHT] {
-            let change = LayerChange::Sparsity(Some(Sparsity::with_pattern(sparsity.method, pattern)));
+            let of_pattern = Sparsity::with_pattern(sparsity.method, pattern);
+            let change = LayerChange::Sparsity(Some(Sparsity { storage: sparsity.storage, ..of_pattern }));
             self.choice_ui([words.amount, &pattern.to_string(), ""], sparsity.pattern == Some(pattern), change, ui);
         }
         if sparsity.pattern.is_none()
@@ -171,7 +181,7 @@ fn with_method(current: Option<Sparsity>, method: SparsityMethod) -> Sparsity {
         Some(pattern) => Sparsity::with_pattern(method, pattern),
         None => Sparsity::new(method, current.fraction),
     };
-    Sparsity { allocation: current.allocation, ..base }
+    Sparsity { allocation: current.allocation, storage: current.storage, ..base }
 }
 
 fn with_value(rule: RankRule, value: f64) -> RankRule {
