@@ -15,7 +15,7 @@ pub enum Isa {
     Avx2Vnni,
     /// x86-64 with the 512-bit instructions of Skylake-X (F, BW, DQ, VL).
     Avx512,
-    /// The same with the 8-bit dot product and byte expansion (VNNI, VBMI, VBMI2): Ice Lake, Zen 4 and later.
+    /// The same with the 8-bit dot product and byte expansion (VNNI, VBMI, VBMI2, POPCNT): Ice Lake, Zen 4 and later.
     Avx512Vnni,
 }
 
@@ -75,6 +75,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni")
                     && is_x86_feature_detected!("avx512vbmi")
                     && is_x86_feature_detected!("avx512vbmi2")
+                    && is_x86_feature_detected!("popcnt")
             }
         }
     }

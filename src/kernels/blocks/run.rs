@@ -70,6 +70,7 @@ fn run_on<F: Format>(job: &Job<'_>, share: Share, isa: Isa) {
         Isa::Avx2 | Isa::Avx512 => return unsafe { avx2::run::<F>(job, share) },
         Isa::Portable | Isa::Neon => {}
     }
+    let _ = isa;
     run::<Portable, F>(Portable, job, share);
 }
 
@@ -82,6 +83,7 @@ pub(super) fn round(values: &[f32], n_inputs: usize, tile: RoundedTile<'_>, isa:
         // SAFETY: the processor has the instructions.
         return unsafe { avx512::round(values, n_inputs, tile) };
     }
+    let _ = isa;
     rounding::round_tile(values, n_inputs, tile, rounding::round_unit);
 }
 

@@ -142,6 +142,7 @@ impl SparseInts {
             },
             _ => self.spread_and_multiply(isa, x, panels, store),
         });
+        let _ = is_direct;
     }
 
     /// Spreads some panels out at a time and multiplies them as dense ones.
