@@ -26,7 +26,7 @@ pub struct ScoredWindow {
 /// # Errors
 /// When the forward pass fails.
 pub fn reference_states(model: &Llama, tokens: &[u32]) -> Result<Tensor, RuntimeError> {
-    let hidden = model.run_all(model.embed(tokens)?, None)?;
+    let hidden = model.run_all(&model.embed(tokens)?, None)?;
     let predicting = hidden.narrow(0, 0, tokens.len() - 1)?;
     Ok(model.final_norm(&predicting)?)
 }

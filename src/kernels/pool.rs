@@ -315,6 +315,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the panic is what is tested")]
     fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
         let result = catch_unwind(|| share_out(|share| assert!(share.index + 1 < share.count, "the last share")));
         assert!(result.is_err());

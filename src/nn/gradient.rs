@@ -44,7 +44,7 @@ pub fn gate_gradients(model: &Llama, tokens: &[u32]) -> Result<GateGradients, Nn
     let mut hidden = model.embed(tokens)?;
     for index in 0..blocks.len() {
         inputs.push(hidden.clone());
-        hidden = model.run_blocks(index..index + 1, hidden, None, None)?;
+        hidden = model.run_blocks(index..index + 1, &hidden, None, None)?;
     }
     let pass = Pass {
         model,

@@ -135,7 +135,7 @@ impl Llama {
     pub fn run_blocks(
         &self,
         range: Range<usize>,
-        hidden: Tensor,
+        hidden: &Tensor,
         cache: Option<&mut KvCache>,
         observer: Option<&mut dyn Observer>,
     ) -> Result<Tensor, NnError> {
@@ -144,7 +144,7 @@ impl Llama {
             return Err(NnError::Shape(format!("hidden states of {} for {}", shape.1, self.config().hidden_size)));
         }
         Workspace::with(|space| {
-            with_values(&hidden, |values| {
+            with_values(hidden, |values| {
                 space.hidden.clear();
                 space.hidden.extend_from_slice(values);
             })?;
@@ -179,7 +179,7 @@ impl Llama {
     ///
     /// # Errors
     /// As [`Self::run_blocks`].
-    pub fn run_all(&self, hidden: Tensor, cache: Option<&mut KvCache>) -> Result<Tensor, NnError> {
+    pub fn run_all(&self, hidden: &Tensor, cache: Option<&mut KvCache>) -> Result<Tensor, NnError> {
         self.run_blocks(0..self.parts.blocks.len(), hidden, cache, None)
     }
 

@@ -26,7 +26,7 @@ fn shape((n_heads, n_kv_heads, intermediate_size): (usize, usize, usize)) -> Blo
 }
 
 fn logits(model: &Llama, tokens: &[u32]) -> Vec<Vec<f32>> {
-    let hidden = model.run_all(model.embed(tokens).unwrap(), None).unwrap();
+    let hidden = model.run_all(&model.embed(tokens).unwrap(), None).unwrap();
     let normed = model.final_norm(&hidden).unwrap();
     let mut logits = Vec::new();
     with_values(&normed, |normed| model.head(normed, &mut logits)).unwrap().unwrap();
@@ -231,21 +231,21 @@ fn a_pass_can_be_entered_at_a_block_boundary_and_observed() {
     let model = Toy::new(CHANGES[6]).model();
     let mut observer = Inputs(Vec::new());
     let embedded = model.embed(&TOKENS).unwrap();
-    let whole = model.run_blocks(0..4, embedded.clone(), None, Some(&mut observer)).unwrap();
-    let boundary = model.run_blocks(0..1, embedded.clone(), None, None).unwrap();
-    let restarted = model.run_blocks(1..4, boundary, None, None).unwrap();
+    let whole = model.run_blocks(0..4, &embedded, None, Some(&mut observer)).unwrap();
+    let boundary = model.run_blocks(0..1, &embedded, None, None).unwrap();
+    let restarted = model.run_blocks(1..4, &boundary, None, None).unwrap();
     assert_eq!(whole.to_vec2::<f32>().unwrap(), restarted.to_vec2::<f32>().unwrap());
     let in_blocks = model.layers().skip(1).map(|layer| (layer.path().0.clone(), vec![9, layer.shape()[1]]));
     assert_eq!(observer.0, in_blocks.collect::<Vec<_>>());
     // The ranges of a pass over a cache see the same tokens, which count once.
     let mut cache = model.new_cache(20).unwrap();
-    model.run_all(embedded.clone(), Some(&mut cache)).unwrap();
-    let boundary = model.run_blocks(0..3, embedded.clone(), Some(&mut cache), None).unwrap();
+    model.run_all(&embedded, Some(&mut cache)).unwrap();
+    let boundary = model.run_blocks(0..3, &embedded, Some(&mut cache), None).unwrap();
     assert_eq!(cache.len(), 9);
-    let behind = model.run_blocks(3..4, boundary, Some(&mut cache), None).unwrap();
+    let behind = model.run_blocks(3..4, &boundary, Some(&mut cache), None).unwrap();
     assert_eq!(cache.len(), 18);
     let twice = model.embed(&[TOKENS, TOKENS].concat()).unwrap();
-    let twice = model.run_all(twice, None).unwrap().narrow(0, 9, 9).unwrap();
+    let twice = model.run_all(&twice, None).unwrap().narrow(0, 9, 9).unwrap();
     assert!(worst_of(&behind.to_vec2().unwrap(), &twice.to_vec2().unwrap()) < 1e-4);
 }
 

@@ -138,7 +138,7 @@ impl<'a> Walk<'a> {
                 if !watch.calibrating(self.block as u32 * windows + window, total) {
                     return Err(RuntimeError::Cancelled);
                 }
-                *state = model.run_blocks(self.block..self.block + 1, state.clone(), None, None)?;
+                *state = model.run_blocks(self.block..self.block + 1, state, None, None)?;
             }
             self.block += 1;
         }
@@ -166,7 +166,7 @@ impl<'a> Walk<'a> {
             if !watch.calibrating(before + window, total) {
                 return Err(RuntimeError::Cancelled);
             }
-            let next = model.run_blocks(self.block..self.block + 1, state.clone(), None, Some(&mut sums))?;
+            let next = model.run_blocks(self.block..self.block + 1, state, None, Some(&mut sums))?;
             if let Some(error) = sums.refused {
                 return Err(error.into());
             }

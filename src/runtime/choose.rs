@@ -99,8 +99,8 @@ fn least_influential(
             if !work.watch.calibrating(done * n_blocks as u32 + block as u32, (windows.len() * n_blocks) as u32) {
                 return Err(RuntimeError::Cancelled);
             }
-            let between = attentions.run_blocks(block..block + 1, state.clone(), None, None)?;
-            let after = mlps.run_blocks(block..block + 1, between.clone(), None, None)?;
+            let between = attentions.run_blocks(block..block + 1, &state, None, None)?;
+            let after = mlps.run_blocks(block..block + 1, &between, None, None)?;
             *sum += match part {
                 BlockPart::Block => mean_cosine(&state, &after)?,
                 BlockPart::Attention => mean_cosine(&state, &between)?,
@@ -181,7 +181,7 @@ fn least_missed(
 
 /// States before the head, (seq, hidden).
 fn states(model: &Llama, tokens: &[u32]) -> Result<Tensor, RuntimeError> {
-    Ok(model.final_norm(&model.run_all(model.embed(tokens)?, None)?)?)
+    Ok(model.final_norm(&model.run_all(&model.embed(tokens)?, None)?)?)
 }
 
 /// Sum over the positions of KL(whole ‖ cut), in nats.

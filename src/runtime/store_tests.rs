@@ -83,7 +83,7 @@ fn build(store: &mut ModelStore, recipe: &str) -> Variant {
 
 fn logits(model: &Llama) -> Vec<f32> {
     let tokens = [1, 5, 99, 0, 127, 42, 42, 7, 64];
-    let hidden = model.run_all(model.embed(&tokens).unwrap(), None).unwrap();
+    let hidden = model.run_all(&model.embed(&tokens).unwrap(), None).unwrap();
     let mut logits = Vec::new();
     with_values(&model.final_norm(&hidden).unwrap(), |normed| model.head(normed, &mut logits)).unwrap().unwrap();
     logits
@@ -292,7 +292,7 @@ fn removed_channels_and_heads_give_what_their_masks_give() {
 fn every_score_cuts_and_the_update_is_nearer_to_what_the_block_made() {
     let mut store = store();
     let after_first = |model: &Llama| -> Vec<f32> {
-        let state = |window: &Vec<u32>| model.run_blocks(0..1, model.embed(window).unwrap(), None, None).unwrap();
+        let state = |window: &Vec<u32>| model.run_blocks(0..1, &model.embed(window).unwrap(), None, None).unwrap();
         text().tokens.iter().flat_map(|window| state(window).flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
     };
     let expected = after_first(store.reference());

@@ -209,7 +209,7 @@ impl Cutter<'_> {
             q: self.rows(&part.q, &heads)?,
             k: self.rows(&part.k, &keys)?,
             v: self.rows(&part.v, &keys)?,
-            o: self.dense_layer(&part.o, out.to_vec(), [hidden, heads.len()], part.o.bias().cloned())?,
+            o: dense_layer(&part.o, out.to_vec(), [hidden, heads.len()], part.o.bias().cloned())?,
             n_heads: groups.len() * queries,
             n_kv_heads: groups.len(),
         })
@@ -221,7 +221,7 @@ impl Cutter<'_> {
             norm: part.norm.clone(),
             gate: self.rows(&part.gate, channels)?,
             up: self.rows(&part.up, channels)?,
-            down: self.dense_layer(&part.down, out.to_vec(), [hidden, channels.len()], part.down.bias().cloned())?,
+            down: dense_layer(&part.down, out.to_vec(), [hidden, channels.len()], part.down.bias().cloned())?,
         })
     }
 
@@ -230,18 +230,17 @@ impl Cutter<'_> {
         let row_len = layer.shape()[1];
         let weights = select_rows(&layer.dequantize(), row_len, kept);
         let bias = layer.bias().map(|bias| layers::select(bias, kept, self.work.device)).transpose()?;
-        self.dense_layer(layer, weights, [kept.len(), row_len], bias)
+        dense_layer(layer, weights, [kept.len(), row_len], bias)
     }
+}
 
-    fn dense_layer(
-        &self,
-        layer: &Linear,
-        weights: Vec<f32>,
-        shape: [usize; 2],
-        bias: Option<Tensor>,
-    ) -> Result<Arc<Linear>, RuntimeError> {
-        Ok(layers::dense(layer.path(), weights, shape, bias)?)
-    }
+fn dense_layer(
+    layer: &Linear,
+    weights: Vec<f32>,
+    shape: [usize; 2],
+    bias: Option<Tensor>,
+) -> Result<Arc<Linear>, RuntimeError> {
+    Ok(layers::dense(layer.path(), weights, shape, bias)?)
 }
 
 /// Adds lists of scores.

@@ -44,7 +44,7 @@ fn logits_agree_with_pytorch() {
     let (windows, logits) = golden();
     let (mut worst, mut row) = (0.0_f32, Vec::new());
     for (tokens, expected) in windows.iter().zip(logits.chunks(16 * 32_000)) {
-        let hidden = model.run_all(model.embed(tokens).unwrap(), None).unwrap();
+        let hidden = model.run_all(&model.embed(tokens).unwrap(), None).unwrap();
         let normed = model.final_norm(&hidden).unwrap();
         for (step, expected) in expected.chunks(32_000).enumerate() {
             let normed = normed.narrow(0, step * 16, 1).unwrap();

@@ -16,7 +16,7 @@ use super::simd::{LANES, NARROW_PANELS, ROWS, Simd, Task};
 use crate::kernels::isa::Isa;
 
 /// Bytes that weights are asked for in advance.
-const AHEAD: usize = 1024;
+const AHEAD: usize = 2048;
 
 /// Instructions that a token proves.
 macro_rules! proven {
@@ -42,7 +42,7 @@ impl Avx512 {
 impl Simd for Avx512 {
     type Vector = __m512;
 
-    const PANELS: [usize; ROWS] = [6, 4, 4, 4, 4, 4];
+    const PANELS: [usize; ROWS] = [4, 4, 4, 4, 4, 4];
 
     fn run(self, task: impl Task) {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]

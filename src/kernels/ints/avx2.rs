@@ -1,7 +1,10 @@
 //! Byte dot products over 256 bits: two registers are a step of a panel.
 
-#[expect(clippy::wildcard_imports, reason = "the names are those of the instructions")]
-use std::arch::x86_64::*;
+use std::arch::x86_64::{
+    __m256i, _mm256_add_epi32, _mm256_and_si256, _mm256_andnot_si256, _mm256_dpbusd_avx_epi32, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_setzero_si256, _mm256_srli_epi16, _mm256_storeu_si256,
+};
 
 use super::portable::Dots;
 use super::{PANEL, STEP};

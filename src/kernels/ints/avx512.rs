@@ -1,7 +1,13 @@
 //! Byte dot products over 512 bits: one register is a step of a panel, and its 16 sums.
 
-#[expect(clippy::wildcard_imports, reason = "the names are those of the instructions")]
-use std::arch::x86_64::*;
+use std::arch::x86_64::{
+    __m512, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T1, _mm_and_si128, _mm_prefetch,
+    _mm_set_epi64x, _mm_set1_epi8, _mm_set1_epi64x, _mm_srli_epi16, _mm_unpacklo_epi64, _mm256_loadu_si256,
+    _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps, _mm512_cvtps_epi32,
+    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_si512, _mm512_max_ps, _mm512_min_ps,
+    _mm512_mul_ps, _mm512_mullo_epi32, _mm512_roundscale_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi16, _mm512_storeu_ps, _mm512_sub_epi32, _mm512_sub_ps,
+};
 use std::ops::Range;
 
 use super::super::tokens::{RUN, Tokens};

@@ -323,6 +323,7 @@ fn nothing_panics_and_overflow_shows() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the panic is what is tested")]
 fn lengths_that_do_not_fit_are_refused() {
     for kind in BlockType::ALL {
         let (len, size) = (kind.block_len(), kind.block_bytes());

@@ -1,8 +1,14 @@
 //! Expansion of bytes and halves over 512 bits: the values that follow each other in memory go to the lanes whose bit
 //! is set.
 
-#[expect(clippy::wildcard_imports, reason = "the names are those of the instructions")]
-use std::arch::x86_64::*;
+use std::arch::x86_64::{
+    __m512, __m512i, _MM_HINT_T0, _mm_add_epi32, _mm_prefetch, _mm_set1_epi32, _mm_setr_epi32, _mm256_loadu_si256,
+    _mm512_broadcast_i32x4, _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepi32_ps, _mm512_cvtph_ps,
+    _mm512_dpbusd_epi32, _mm512_extracti64x4_epi64, _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_mask_blend_epi8,
+    _mm512_mask_expand_epi8, _mm512_mask_shuffle_epi8, _mm512_maskz_expand_epi16, _mm512_mul_ps, _mm512_or_si512,
+    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi32,
+    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_sub_ps,
+};
 use std::ops::Range;
 
 use half::f16;

@@ -93,7 +93,7 @@ fn check_half(pattern: Pattern, shape: [usize; 2], n_rows: usize, noise: &mut No
 fn check_ints(pattern: Pattern, shape: [usize; 2], n_rows: usize, noise: &mut Noise) {
     let [n_outputs, n_inputs] = shape;
     let keep = mask(pattern, shape, noise);
-    let code = |noise: &mut Noise| match (noise.bits() % 256) as u8 as i8 {
+    let code = |noise: &mut Noise| match ((noise.bits() % 256) as u8).cast_signed() {
         0 => -128,
         code => code,
     };

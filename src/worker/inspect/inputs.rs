@@ -38,8 +38,8 @@ pub(super) fn moments(
     };
     for (window, done) in windows.iter().zip(1..) {
         let mut run = || -> Result<(), NnError> {
-            let state = model.run_blocks(0..block, model.embed(window)?, None, None)?;
-            model.run_blocks(block..block + 1, state, None, Some(&mut sums))?;
+            let state = model.run_blocks(0..block, &model.embed(window)?, None, None)?;
+            model.run_blocks(block..block + 1, &state, None, Some(&mut sums))?;
             sums.refused.take().map_or(Ok(()), Err)
         };
         run().map_err(|error| error.to_string())?;

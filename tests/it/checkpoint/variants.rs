@@ -266,7 +266,7 @@ pub(super) fn logits(folder: &Path) -> Vec<f32> {
 
 pub(super) fn logits_of(model: &trimtab::nn::Llama) -> Vec<f32> {
     let hidden =
-        model.run_blocks(0..model.config().n_blocks, model.embed(&[1, 5, 9, 30]).unwrap(), None, None).unwrap();
+        model.run_blocks(0..model.config().n_blocks, &model.embed(&[1, 5, 9, 30]).unwrap(), None, None).unwrap();
     let mut logits = Vec::new();
     trimtab::nn::with_values(&model.final_norm(&hidden).unwrap(), |normed| model.head(normed, &mut logits))
         .unwrap()
