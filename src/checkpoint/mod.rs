@@ -278,7 +278,10 @@ pub(crate) fn widen_into(format: StoredFormat, bytes: &[u8], values: &mut [f32])
     let (pairs, pieces) = (bytes.as_chunks::<2>().0.chunks(PIECE), values.chunks_mut(PIECE));
     match format {
         StoredFormat::F32 => {
-            values.iter_mut().zip(bytes.as_chunks::<4>().0).for_each(|(value, four)| *value = f32::from_le_bytes(*four));
+            values
+                .iter_mut()
+                .zip(bytes.as_chunks::<4>().0)
+                .for_each(|(value, four)| *value = f32::from_le_bytes(*four));
         }
         StoredFormat::F16 => pieces.zip(pairs).for_each(|(values, pairs)| {
             let mut halves = [f16::ZERO; PIECE];

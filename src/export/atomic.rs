@@ -87,10 +87,7 @@ impl Staging {
     }
 
     /// Flushes the sibling to disk while it is read back: what was written is in memory until then anyway.
-    pub(super) fn sync_while(
-        &self,
-        read_back: impl FnOnce() -> Result<(), ExportError>,
-    ) -> Result<(), ExportError> {
+    pub(super) fn sync_while(&self, read_back: impl FnOnce() -> Result<(), ExportError>) -> Result<(), ExportError> {
         thread::scope(|scope| {
             let flushing = thread::Builder::new().name("export-flush".to_owned());
             let flushing = flushing.spawn_scoped(scope, || self.sync());

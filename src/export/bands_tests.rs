@@ -1,14 +1,16 @@
 use std::io;
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
 
 use crate::checkpoint;
+use crate::compress::CompressError;
 use crate::export::model::OutModel;
 use crate::export::rows::Rows;
 use crate::export::tensors::{Content, Element, Job, Output, Target, tensor};
-use crate::export::{Weights, layers};
-use crate::model::{ModelSource, RopeOrder, StoredFormat};
+use crate::export::{ExportError, Weights, layers};
+use crate::model::{GgmlType, ModelSource, RopeOrder, StoredFormat};
 use crate::recipe::{LayerSettings, WeightFormat};
 
 /// A file in memory.
@@ -62,4 +64,39 @@ fn bands_are_the_rows_of_the_whole_layer_in_the_order_that_is_wanted() {
         }
         assert_eq!(file.len(), begin);
     }
+}
+
+#[test]
+fn what_a_band_cannot_judge_is_judged_as_a_whole_layer() {
+    let root = tempfile::tempdir().unwrap();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo/stories15M");
+    for entry in std::fs::read_dir(&demo).unwrap() {
+        let from = entry.unwrap().path();
+        std::fs::copy(&from, root.path().join(from.file_name().unwrap())).unwrap();
+    }
+    let open = || checkpoint::open(&ModelSource::Safetensors { dir: root.path().to_owned() }).unwrap();
+    let (before, name) = (open(), "model.layers.3.mlp.down_proj.weight");
+    let entry = before.entry(name).unwrap();
+    let index = 200_000;
+    let size = StoredFormat::block_bytes(entry.format);
+    // All bits of the exponent set: no number in any dense format.
+    let bytes = vec![0xff; size];
+    let file = std::fs::OpenOptions::new().write(true).open(before.files()[entry.file].path()).unwrap();
+    FileExt::write_all_at(&file, &bytes, entry.offset + (index * size) as u64).unwrap();
+    drop(file);
+    let source = open();
+    let settings = vec![LayerSettings::of(WeightFormat::Q8_0); source.graph().layers.len()];
+    let model = OutModel::new(&source, Weights::Settings(&settings)).unwrap();
+    let number = model.layers.iter().position(|layer| format!("{}.weight", layer.path) == name).unwrap();
+    let element = Element::Stored(StoredFormat::Ggml(GgmlType::Q8_0));
+    let shape = model.layers[number].shape.to_vec();
+    let tensors = [tensor(name.to_owned(), shape, element, Content::Weights(number)).unwrap()];
+    let file = Memory(Mutex::new(Vec::new()));
+    let target = Target { out: &file, path: Path::new("out"), begin: 0, alignment: 32 };
+    let mut progress = |_, _| ControlFlow::Continue(());
+    let error = Job::new(&model, RopeOrder::Interleaved, &mut progress).write(&target, &tensors).unwrap_err();
+    let ExportError::Compress { source: CompressError::NonFinite { index: found, .. }, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(found, index);
 }
