@@ -263,8 +263,11 @@ impl Checkpoint {
     }
 }
 
-/// A safetensors file, and offset and length of every tensor in it, whatever its dtype: for who reads back what it wrote.
-pub(crate) fn tensor_places(path: &Path) -> Result<(SourceFile, BTreeMap<String, (u64, u64)>), CheckpointError> {
+/// Offset and length of tensors by their names.
+pub(crate) type TensorPlaces = BTreeMap<String, (u64, u64)>;
+
+/// A safetensors file, and where every tensor in it lies, whatever its dtype: for who reads back what it wrote.
+pub(crate) fn tensor_places(path: &Path) -> Result<(SourceFile, TensorPlaces), CheckpointError> {
     let file = SourceFile::open(path)?;
     let place = |tensor: RawTensor| (tensor.name, (tensor.offset, tensor.len));
     let places = safetensors::read_header(&file)?.into_iter().map(place).collect();

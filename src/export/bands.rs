@@ -101,7 +101,9 @@ impl<'a> Banded<'a> {
         if self.entry.format == StoredFormat::F32 {
             self.read(rows.start, cast_slice_mut(values))?;
             // Nothing on processors that have the bytes in the order of files.
-            values.iter_mut().for_each(|value| *value = f32::from_bits(u32::from_le(value.to_bits())));
+            for value in values.iter_mut() {
+                *value = f32::from_bits(u32::from_le(value.to_bits()));
+            }
         } else {
             read.resize(n_read.div_ceil(4), 0.0);
             let bytes = &mut cast_slice_mut(read)[..n_read];
