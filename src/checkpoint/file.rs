@@ -6,7 +6,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::limits::Limit;
@@ -76,28 +78,48 @@ impl SourceFile {
     }
 
     /// The bytes of an extent; allocates only after the extent is known to lie within the file.
-    pub(super) fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>, CheckpointError> {
-        let inside = offset.checked_add(len).is_some_and(|end| end <= self.identity.len);
-        let size = usize::try_from(len).ok().filter(|_| inside);
-        let Some(size) = size else {
-            let reason = format!("{len} bytes do not lie within a file of {} bytes", self.identity.len);
-            return Err(self.header("an extent", offset, reason));
-        };
+    pub(crate) fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>, CheckpointError> {
+        let size = self.size_within(offset, len)?;
         let mut bytes = Vec::new();
         if bytes.try_reserve_exact(size).is_err() {
             return Err(self.io("read", io::ErrorKind::OutOfMemory.into()));
         }
-        bytes.resize(size, 0);
         self.check_unchanged()?;
-        match self.file.read_exact_at(&mut bytes, offset) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(CheckpointError::Changed { path: self.path.clone() });
+        // Into memory as it comes: a first pass of zeros takes as long as the reading.
+        while bytes.len() < size {
+            let place = offset + bytes.len() as u64;
+            match rustix::io::pread(&self.file, spare_capacity(&mut bytes), place) {
+                Ok(0) => return Err(CheckpointError::Changed { path: self.path.clone() }),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(self.io("read", error.into())),
             }
-            Err(error) => return Err(self.io("read", error)),
         }
+        // The system may have given more room than was asked for.
+        bytes.truncate(size);
         self.check_unchanged()?;
         Ok(bytes)
+    }
+
+    /// [`Self::read`] into memory of the caller's.
+    pub(crate) fn read_into(&self, offset: u64, bytes: &mut [u8]) -> Result<(), CheckpointError> {
+        self.size_within(offset, bytes.len() as u64)?;
+        self.check_unchanged()?;
+        match self.file.read_exact_at(bytes, offset) {
+            Ok(()) => self.check_unchanged(),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(CheckpointError::Changed { path: self.path.clone() })
+            }
+            Err(error) => Err(self.io("read", error)),
+        }
+    }
+
+    /// `len` as a size in memory, if the extent lies within the file.
+    fn size_within(&self, offset: u64, len: u64) -> Result<usize, CheckpointError> {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.identity.len);
+        usize::try_from(len).ok().filter(|_| inside).ok_or_else(|| {
+            let reason = format!("{len} bytes do not lie within a file of {} bytes", self.identity.len);
+            self.header("an extent", offset, reason)
+        })
     }
 
     /// The whole file, if `limit` allows.
@@ -148,13 +170,13 @@ impl Folder {
     pub(super) fn open_file(&self, name: &str) -> Result<Option<SourceFile>, CheckpointError> {
         let path = self.path.join(name);
         check_plain(name).map_err(|reason| CheckpointError::NotAModel { reason, path: path.clone() })?;
-        let io_error = |error: rustix::io::Errno| {
+        let io_error = |error: Errno| {
             let source = error.into();
             CheckpointError::Io { action: "open", source, path: path.clone() }
         };
         let kind = match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(io_error(error)),
         };
         let fd = match kind {

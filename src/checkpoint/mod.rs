@@ -27,6 +27,8 @@ pub(crate) mod tokenizer;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use half::slice::HalfFloatSliceExt as _;
+use half::{bf16, f16};
 use tokenizers::Tokenizer;
 
 use crate::model::{LlamaConfig, ModelFamily, ModelGraph, ModelSource, StoredFormat};
@@ -173,6 +175,19 @@ impl Checkpoint {
         self.files[entry.file].read(entry.offset, entry.len)
     }
 
+    /// Bytes of a tensor from its byte `begin` on, into memory of the caller's.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; [`CheckpointError::Tensor`] for bytes that are not the tensor's.
+    pub(crate) fn read_into(&self, entry: &TensorEntry, begin: u64, bytes: &mut [u8]) -> Result<(), CheckpointError> {
+        let file = &self.files[entry.file];
+        if begin.checked_add(bytes.len() as u64).is_none_or(|end| end > entry.len) {
+            let reason = format!("{} bytes from byte {begin} on are not within it", bytes.len());
+            return Err(file.tensor(&entry.name, entry.offset, reason));
+        }
+        file.read_into(entry.offset + begin, bytes)
+    }
+
     /// The elements of a dense tensor, widened exactly to f32; `None` when there is no such tensor.
     ///
     /// # Errors
@@ -248,20 +263,44 @@ impl Checkpoint {
     }
 }
 
-/// The hash of every tensor of a safetensors file, whatever its dtype: for who reads back what it wrote.
-pub(crate) fn tensor_hashes(path: &Path) -> Result<BTreeMap<String, blake3::Hash>, CheckpointError> {
+/// Offset and length of tensors by their names.
+pub(crate) type TensorPlaces = BTreeMap<String, (u64, u64)>;
+
+/// A safetensors file, and where every tensor in it lies, whatever its dtype: for who reads back what it wrote.
+pub(crate) fn tensor_places(path: &Path) -> Result<(SourceFile, TensorPlaces), CheckpointError> {
     let file = SourceFile::open(path)?;
-    let hash = |tensor: RawTensor| Ok((tensor.name, blake3::hash(&file.read(tensor.offset, tensor.len)?)));
-    safetensors::read_header(&file)?.into_iter().map(hash).collect()
+    let place = |tensor: RawTensor| (tensor.name, (tensor.offset, tensor.len));
+    let places = safetensors::read_header(&file)?.into_iter().map(place).collect();
+    Ok((file, places))
+}
+
+/// [`widen`] into memory of the caller's, of as many elements; says whether the format is a dense one.
+pub(crate) fn widen_into(format: StoredFormat, bytes: &[u8], values: &mut [f32]) -> bool {
+    /// Elements that are converted with one look at the processor's abilities.
+    const PIECE: usize = 256;
+    let (pairs, pieces) = (bytes.as_chunks::<2>().0.chunks(PIECE), values.chunks_mut(PIECE));
+    match format {
+        StoredFormat::F32 => {
+            values
+                .iter_mut()
+                .zip(bytes.as_chunks::<4>().0)
+                .for_each(|(value, four)| *value = f32::from_le_bytes(*four));
+        }
+        StoredFormat::F16 => pieces.zip(pairs).for_each(|(values, pairs)| {
+            let mut halves = [f16::ZERO; PIECE];
+            halves.iter_mut().zip(pairs).for_each(|(half, pair)| *half = f16::from_le_bytes(*pair));
+            halves[..values.len()].convert_to_f32_slice(values);
+        }),
+        StoredFormat::Bf16 => pieces.zip(pairs).for_each(|(values, pairs)| {
+            values.iter_mut().zip(pairs).for_each(|(value, pair)| *value = bf16::from_le_bytes(*pair).to_f32());
+        }),
+        StoredFormat::Ggml(_) => return false,
+    }
+    true
 }
 
 /// Little-endian dense elements as f32; `None` for a GGML block format.
 pub(crate) fn widen(format: StoredFormat, bytes: &[u8]) -> Option<Vec<f32>> {
-    let pairs = || bytes.as_chunks::<2>().0.iter().copied();
-    Some(match format {
-        StoredFormat::F32 => bytes.as_chunks::<4>().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect(),
-        StoredFormat::F16 => pairs().map(|pair| half::f16::from_le_bytes(pair).to_f32()).collect(),
-        StoredFormat::Bf16 => pairs().map(|pair| half::bf16::from_le_bytes(pair).to_f32()).collect(),
-        StoredFormat::Ggml(_) => return None,
-    })
+    let mut values = vec![0.0; bytes.len() / format.block_bytes()];
+    widen_into(format, bytes, &mut values).then_some(values)
 }

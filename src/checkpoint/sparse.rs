@@ -40,10 +40,10 @@ pub(crate) struct PartEntry {
     /// Rows first.
     pub(crate) shape: Vec<usize>,
     /// The file, by its position among the model's files.
-    pub(super) file: usize,
+    pub(crate) file: usize,
     /// Its first byte in that file.
-    pub(super) offset: u64,
-    pub(super) len: u64,
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
 }
 
 /// The parts of a model by their names.
@@ -132,11 +132,6 @@ impl Checkpoint {
     /// The parts of sparse layers with their names, in the order of the names.
     pub(crate) fn parts(&self) -> impl ExactSizeIterator<Item = (&String, &PartEntry)> {
         self.parts.iter()
-    }
-
-    /// The bytes of a part.
-    pub(crate) fn read_part(&self, part: &PartEntry) -> Result<Vec<u8>, CheckpointError> {
-        self.files[part.file].read(part.offset, part.len)
     }
 
     fn place(&self, name: String) -> Result<Place, CheckpointError> {

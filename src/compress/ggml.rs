@@ -1,7 +1,8 @@
 //! GGML block formats.
 
+use crate::compress::magnitude::{are_within, largest_magnitude};
 use crate::compress::{CompressError, PackedWeights};
-use crate::kernels::{BlockType, dequantize, quantize};
+use crate::kernels::{BlockType, dequantize, dequantize_here, quantize, quantize_here};
 use crate::model::GgmlType;
 
 /// The kernels' name of a block format.
@@ -38,7 +39,7 @@ pub fn quantize_ggml(weights: &[f32], row_len: usize, format: GgmlType) -> Resul
 /// [`CompressError::Range`] if not.
 pub(super) fn check_range(weights: &[f32], format: GgmlType, bytes: &[u8]) -> Result<(), CompressError> {
     let limit = half::f16::MAX.to_f32();
-    let largest = weights.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
+    let largest = largest_magnitude(weights);
     // Up to the limit no scale of a block leaves f16, and far beyond it every one does.
     let is_out = largest > 128.0 * limit
         || largest > limit && dequantize_ggml(format, bytes)?.iter().any(|weight| !weight.is_finite());
@@ -57,6 +58,24 @@ pub(super) fn plain_blocks(weights: &[f32], row_len: usize, format: GgmlType) ->
     let mut bytes = vec![0; weights.len() / format.block_len() * format.block_bytes()];
     quantize(block_type(format), weights, row_len, &mut bytes);
     Ok(bytes)
+}
+
+/// Rounds whole rows to the blocks that [`quantize_ggml`] makes of them among others, on this thread alone; says whether
+/// every weight is finite and within f16. Of others [`quantize_ggml`] must judge.
+///
+/// # Panics
+/// If `bytes` is not as long as the blocks.
+pub(crate) fn round_rows(weights: &[f32], format: GgmlType, bytes: &mut [u8]) -> bool {
+    quantize_here(block_type(format), weights, bytes);
+    are_within(weights, half::f16::MAX.to_f32())
+}
+
+/// The f32 values of whole GGML blocks, on this thread alone.
+///
+/// # Panics
+/// If `bytes` is not whole blocks, or `values` is not as long as they are.
+pub(crate) fn restore_rows(format: GgmlType, bytes: &[u8], values: &mut [f32]) {
+    dequantize_here(block_type(format), bytes, values);
 }
 
 /// The f32 values of whole GGML blocks.

@@ -10,6 +10,7 @@ use crate::compress::fp8::quantize_fp8;
 use crate::compress::gptq::{GridFormat, Layer, Zeros, gptq, sparsegpt};
 use crate::compress::hqq::hqq;
 use crate::compress::imatrix::{importance, quantize_weighted};
+use crate::compress::magnitude::{first_not_finite, largest_magnitude};
 use crate::compress::output_error::output_error;
 use crate::compress::smoothing::activation_grid;
 use crate::compress::{
@@ -77,7 +78,7 @@ fn check(job: &Job<'_>) -> Result<(), CompressError> {
     if Some(dense.len()) != rows.checked_mul(row_len) || dense.is_empty() {
         return Err(CompressError::Shape { len: dense.len(), rows, row_len });
     }
-    if let Some(index) = dense.iter().position(|weight| !weight.is_finite()) {
+    if let Some(index) = first_not_finite(dense) {
         return Err(CompressError::NonFinite { index, len: dense.len() });
     }
     if let Some(moments) = job.moments {
@@ -248,8 +249,7 @@ fn check_range(weights: &[f32], fits: bool, format: &'static str) -> Result<(), 
     if fits {
         return Ok(());
     }
-    let largest = weights.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
-    Err(CompressError::Range { format, largest })
+    Err(CompressError::Range { format, largest: largest_magnitude(weights) })
 }
 
 #[cfg(test)]

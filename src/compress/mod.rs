@@ -17,6 +17,7 @@ mod imatrix;
 mod job;
 mod line;
 mod low_rank;
+mod magnitude;
 mod moments;
 mod moments_bytes;
 mod output_error;
@@ -36,7 +37,7 @@ mod whitening;
 
 pub use awq::{Member, awq_scales};
 pub use fp8::FP8_MAX;
-pub(crate) use ggml::block_type;
+pub(crate) use ggml::{block_type, restore_rows, round_rows};
 pub use ggml::{dequantize_ggml, quantize_ggml};
 pub use job::{Compressed, Job, compress};
 pub use low_rank::{Factors, factorize, low_rank_of_rank, singular_values};

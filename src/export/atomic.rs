@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -75,7 +76,7 @@ impl Staging {
     }
 
     /// Flushes the sibling to disk.
-    pub(super) fn sync(&self) -> Result<(), ExportError> {
+    fn sync(&self) -> Result<(), ExportError> {
         if let Kind::Folder(_) = self.kind {
             for entry in fs::read_dir(&self.path).map_err(io_error("flush", &self.path))? {
                 let path = entry.map_err(io_error("flush", &self.path))?.path();
@@ -83,6 +84,18 @@ impl Staging {
             }
         }
         sync(&self.path)
+    }
+
+    /// Flushes the sibling to disk while it is read back: what was written is in memory until then anyway.
+    pub(super) fn sync_while(&self, read_back: impl FnOnce() -> Result<(), ExportError>) -> Result<(), ExportError> {
+        thread::scope(|scope| {
+            let flushing = thread::Builder::new().name("export-flush".to_owned());
+            let flushing = flushing.spawn_scoped(scope, || self.sync());
+            let flushing = flushing.map_err(io_error("start a thread for", &self.path))?;
+            let is_right = read_back();
+            flushing.join().expect("flushing does not panic")?;
+            is_right
+        })
     }
 
     /// Gives the sibling the target's name; gives the target and its bytes.

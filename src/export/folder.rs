@@ -1,16 +1,17 @@
 //! How a Hugging Face folder comes to be: configuration, tokenizer files and `model.safetensors`.
 
 use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::own::OwnLayout;
-use crate::checkpoint::tensor_hashes;
+use crate::checkpoint::tensor_places;
 use crate::export::atomic::{Kind, Staging, io_error};
+use crate::export::digest::{self, Digest, Place};
 use crate::export::model::OutModel;
-use crate::export::tensors::{Element, Job, OutTensor, omissions, verify};
+use crate::export::tensors::{Element, Job, OutTensor, Target, omissions, verify};
 use crate::export::{Existing, ExportError, ExportSummary, Progress, hf_config};
 use crate::model::{ModelSource, RopeOrder, StoredFormat};
 
@@ -59,35 +60,35 @@ pub(super) fn write(
         std::fs::write(&path, text).map_err(io_error("write", &path))?;
     }
     let path = staging.path().join(WEIGHTS);
-    let mut out = BufWriter::new(File::create_new(&path).map_err(io_error("write", &path))?);
-    out.write_all(&header).map_err(io_error("write", &path))?;
-    let hashes = Job::new(model, RopeOrder::Halves, progress).write(&mut out, &path, tensors, 1)?;
-    out.flush().map_err(io_error("write", &path))?;
-    drop(out);
-    staging.sync()?;
-    if quantization.is_none() {
-        verify(&ModelSource::Safetensors { dir: staging.path().to_owned() }, tensors, &hashes)?;
-    } else {
-        verify_codes(&path, tensors, &hashes)?;
-    }
+    let file = File::create_new(&path).map_err(io_error("write", &path))?;
+    file.write_all_at(&header, 0).map_err(io_error("write", &path))?;
+    let target = Target { out: &file, path: &path, begin: header.len() as u64, alignment: 1 };
+    let digests = Job::new(model, RopeOrder::Halves, progress).write(&target, tensors)?;
+    drop(file);
+    let copy = ModelSource::Safetensors { dir: staging.path().to_owned() };
+    staging.sync_while(|| match quantization {
+        None => verify(&copy, tensors, &digests),
+        Some(_) => verify_codes(&path, tensors, &digests),
+    })?;
     notes.extend(omissions(model.source));
     let (path, bytes) = staging.publish()?;
     Ok(ExportSummary { path, bytes, notes })
 }
 
 /// Compares the tensors of a file whose codes our reader has no formats for.
-fn verify_codes(path: &Path, tensors: &[OutTensor], hashes: &[blake3::Hash]) -> Result<(), ExportError> {
+fn verify_codes(path: &Path, tensors: &[OutTensor], digests: &[Digest]) -> Result<(), ExportError> {
     let refuse = |what: &str| ExportError::Verify { what: what.to_owned(), path: path.to_owned() };
-    let found = tensor_hashes(path)?;
-    if found.len() != tensors.len() {
+    let (file, found) = tensor_places(path)?;
+    if found.len() != tensors.len() || digests.len() != tensors.len() {
         return Err(refuse("the list of tensors"));
     }
-    for (tensor, hash) in tensors.iter().zip(hashes) {
-        if found.get(&tensor.name) != Some(hash) {
-            return Err(refuse(&tensor.name));
-        }
+    let mut places = Vec::with_capacity(tensors.len());
+    for (tensor, digest) in tensors.iter().zip(digests) {
+        let found = found.get(&tensor.name).filter(|(_, len)| *len == tensor.len);
+        let &(offset, len) = found.ok_or_else(|| refuse(&tensor.name))?;
+        places.push(Place { name: &tensor.name, file: &file, offset, len, digest });
     }
-    Ok(())
+    digest::check(&places, path)
 }
 
 /// The dense format of most bytes.

@@ -1,7 +1,7 @@
 //! One GGUF file that llama.cpp loads: metadata with a working tokenizer, and every tensor in its chosen type.
 
 use std::fs::OpenOptions;
-use std::io::{BufWriter, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use crate::checkpoint::Checkpoint;
@@ -9,7 +9,7 @@ use crate::checkpoint::gguf::{Array, Value, gguf_name};
 use crate::export::atomic::{Kind as Staged, Staging, io_error};
 use crate::export::gguf_metadata::{llama3_factors, metadata};
 use crate::export::model::{OutLayer, OutModel};
-use crate::export::tensors::{Content, Element, Job, Naming, OutTensor, omissions, tensor, verify};
+use crate::export::tensors::{Content, Element, Job, Naming, OutTensor, Target, omissions, tensor, verify};
 use crate::export::{Existing, ExportError, ExportSummary, Kind, ModelLayout, Progress, Weights};
 use crate::model::{ModelSource, RopeOrder, StoredFormat};
 
@@ -46,14 +46,13 @@ pub fn write(
 
     let staging = Staging::create(out_file, Staged::File, existing, source, data_len + header.len() as u64)?;
     let file = OpenOptions::new().write(true).open(staging.path()).map_err(io_error("write", staging.path()))?;
-    let mut out = BufWriter::new(file);
-    out.write_all(&header).map_err(io_error("write", staging.path()))?;
-    let mut job = Job::new(&model, RopeOrder::Interleaved, progress);
-    let hashes = job.write(&mut out, staging.path(), &tensors, u64::from(ALIGNMENT))?;
-    out.flush().map_err(io_error("write", staging.path()))?;
-    drop(out);
-    staging.sync()?;
-    verify(&ModelSource::Gguf { file: staging.path().to_owned() }, &tensors, &hashes)?;
+    file.write_all_at(&header, 0).map_err(io_error("write", staging.path()))?;
+    let (begin, alignment) = (header.len() as u64, u64::from(ALIGNMENT));
+    let target = Target { out: &file, path: staging.path(), begin, alignment };
+    let digests = Job::new(&model, RopeOrder::Interleaved, progress).write(&target, &tensors)?;
+    drop(file);
+    let copy = ModelSource::Gguf { file: staging.path().to_owned() };
+    staging.sync_while(|| verify(&copy, &tensors, &digests))?;
     notes.extend(omissions(source));
     let (path, bytes) = staging.publish()?;
     Ok(ExportSummary { path, bytes, notes })

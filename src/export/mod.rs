@@ -4,10 +4,14 @@
 //!
 //! **Invariants.** A target is complete and verified, or absent: everything is written to a hidden sibling, flushed, read
 //! back with our own reader and renamed. The source is known by its identity, not by its path, and never written to. The
-//! bytes of a layer come from [`crate::compress::compress`] alone, so a file holds what was measured.
+//! bytes of a layer are those of [`crate::compress::compress`], whether of whole layers or of bands of their rows, so a
+//! file holds what was measured.
 
 mod atomic;
+mod bands;
 pub mod compressed_tensors;
+mod crew;
+mod digest;
 mod error;
 mod expressible;
 mod folder;

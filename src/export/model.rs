@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use half::{bf16, f16};
 
 use crate::cache::VariantFile;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::compress::{ActivationGrid, PackedWeights};
 use crate::export::expressible::{Asked, Expressible, judge, without_empty_blocks};
 use crate::export::layers::{self, Made};
@@ -137,6 +137,24 @@ impl<'a> OutModel<'a> {
     /// The norm or bias with this name in the export.
     pub(super) fn vector(&self, name: &str) -> Option<&OutVector> {
         self.vectors.get(name)
+    }
+
+    /// The one tensor of the checkpoint that the layer at `index` is made of, and by what settings; `None` where there is
+    /// another source.
+    pub(super) fn origin(&self, index: usize) -> Option<(&'a TensorEntry, LayerSettings)> {
+        let origin_index = self.layers[index].origin;
+        let origin = &self.source.graph().layers[origin_index];
+        let settings = match self.weights {
+            Weights::Settings(settings) => settings[origin_index],
+            Weights::Variant(variant) => variant.layer(&origin.path).is_none().then(LayerSettings::default)?,
+        };
+        match &origin.tensors()[..] {
+            [(name, shape)] if origin.sparse.is_none() => {
+                let entry = self.source.entry(name)?;
+                (entry.shape == *shape && *shape == self.layers[index].shape).then_some((entry, settings))
+            }
+            _ => None,
+        }
     }
 
     /// The weights of the layer at `index`.

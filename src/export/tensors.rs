@@ -1,11 +1,17 @@
 //! Which tensors an export has and where their bytes come from: the one place, for all layouts.
 
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::{self, Checkpoint, TensorEntry};
+use crate::export::atomic::io_error;
+use crate::export::bands::{self, Banded};
 use crate::export::compressed_tensors::{self, Part};
+use crate::export::digest::{self, Digest, Place};
 use crate::export::layers::{Made, dense_bytes};
 use crate::export::model::{OutLayer, OutModel, norm_before};
 use crate::export::rows::Rows;
@@ -178,6 +184,39 @@ impl Naming<'_> {
     }
 }
 
+/// A file that can be written at any place.
+pub(super) trait Output: Sync {
+    /// Writes all bytes, the first one at `offset`.
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+}
+
+impl Output for File {
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, offset)
+    }
+}
+
+/// Where tensors are written.
+pub(super) struct Target<'a> {
+    pub(super) out: &'a dyn Output,
+    /// The file's name in errors.
+    pub(super) path: &'a Path,
+    /// The place of the first tensor.
+    pub(super) begin: u64,
+    /// Tensors begin at multiples of it.
+    pub(super) alignment: u64,
+}
+
+impl Target<'_> {
+    /// Writes all bytes, the first one at `offset`.
+    fn write(&self, bytes: &[u8], offset: u64) -> Result<(), ExportError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.out.write_all_at(bytes, offset).map_err(io_error("write", self.path))
+    }
+}
+
 /// A model that is being written, and who wants to know how far it is.
 pub(super) struct Job<'a, 'p> {
     pub(super) model: &'a OutModel<'a>,
@@ -192,35 +231,64 @@ impl<'a, 'p> Job<'a, 'p> {
         Self { model, rope_order, progress, last: None }
     }
 
-    /// Writes the tensors one after another, each padded to `alignment`; gives their hashes.
-    pub(super) fn write(
-        &mut self,
-        out: &mut dyn Write,
-        path: &Path,
-        tensors: &[OutTensor],
-        alignment: u64,
-    ) -> Result<Vec<blake3::Hash>, ExportError> {
+    /// Writes the tensors, each padded to the target's alignment; gives their digests.
+    ///
+    /// Layers that can be made by bands come first, all others after them: only the places in the file have an order.
+    pub(super) fn write(&mut self, target: &Target<'_>, tensors: &[OutTensor]) -> Result<Vec<Digest>, ExportError> {
         let total: u64 = tensors.iter().map(|tensor| tensor.len).sum();
-        let mut done = 0;
-        let mut hashes = Vec::with_capacity(tensors.len());
+        let mut end = target.begin;
+        let mut offsets = Vec::with_capacity(tensors.len());
         for tensor in tensors {
-            if let ControlFlow::Break(()) = (self.progress)(done, total) {
-                return Err(ExportError::Cancelled);
-            }
-            let mut bytes = self.bytes_of(tensor)?;
-            if bytes.len() as u64 != tensor.len {
-                return Err(ExportError::Unsupported(format!("{} has another size than planned", tensor.name)));
-            }
-            hashes.push(blake3::hash(&bytes));
-            bytes.resize(bytes.len().next_multiple_of(alignment as usize), 0);
-            let written = out.write_all(&bytes);
-            written.map_err(|source| ExportError::Io { action: "write", source, path: path.to_owned() })?;
-            done += tensor.len;
+            offsets.push(end);
+            end = (end + tensor.len).next_multiple_of(target.alignment);
         }
-        if let ControlFlow::Break(()) = (self.progress)(total, total) {
-            return Err(ExportError::Cancelled);
+        let mut done = 0;
+        self.tell(done, total)?;
+        let banded: Vec<_> = tensors.iter().map(|tensor| self.banded(tensor)).collect();
+        let mut told = |n_bytes| {
+            done += n_bytes;
+            self.tell(done, total)
+        };
+        let mut digests = bands::write(target, tensors, &offsets, &banded, &mut told)?;
+        // Of a layer that turned out to need a judgement as a whole, some bands were told.
+        done = tensors.iter().zip(&digests).map(|(tensor, digest)| digest.as_ref().map_or(0, |_| tensor.len)).sum();
+        for ((tensor, digest), offset) in tensors.iter().zip(&mut digests).zip(offsets) {
+            let padding = tensor.len.next_multiple_of(target.alignment) - tensor.len;
+            if digest.is_none() {
+                self.tell(done, total)?;
+                let bytes = self.bytes_of(tensor)?;
+                if bytes.len() as u64 != tensor.len {
+                    return Err(ExportError::Unsupported(format!("{} has another size than planned", tensor.name)));
+                }
+                *digest = Some(Digest::of(&bytes));
+                target.write(&bytes, offset)?;
+                done += tensor.len;
+            }
+            target.write(&vec![0; padding as usize], offset + tensor.len)?;
         }
-        Ok(hashes)
+        self.tell(total, total)?;
+        Ok(digests.into_iter().flatten().collect())
+    }
+
+    fn tell(&mut self, done: u64, total: u64) -> Result<(), ExportError> {
+        match (self.progress)(done, total) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(ExportError::Cancelled),
+        }
+    }
+
+    /// How the tensor is made by bands, if it can be.
+    fn banded(&self, tensor: &OutTensor) -> Option<Banded<'a>> {
+        let Content::Weights(index) = tensor.content else { return None };
+        let (entry, settings) = self.model.origin(index)?;
+        let order = self.rows(index).order(self.rope_order);
+        Banded::new((self.model.source, entry), &settings, tensor.element.stored()?, order)
+    }
+
+    /// The rows of the layer at `index`.
+    fn rows(&self, index: usize) -> Rows<'a> {
+        let layer = &self.model.layers[index];
+        Rows { role: layer.role, n_outputs: layer.shape[0], model: &self.model.config }
     }
 
     /// The bytes of a tensor in its format and order.
@@ -234,7 +302,7 @@ impl<'a, 'p> Job<'a, 'p> {
             | Content::Sparse(index, _) => *index,
         };
         let layer = &self.model.layers[index];
-        let rows = Rows { role: layer.role, n_outputs: layer.shape[0], model: &self.model.config };
+        let rows = self.rows(index);
         let reorder = |bytes| rows.reorder(bytes, self.rope_order);
         let made = match self.last.take() {
             Some((last, made)) if last == index => made,
@@ -259,30 +327,34 @@ impl<'a, 'p> Job<'a, 'p> {
     }
 }
 
-/// Opens the copy with our own reader and compares every tensor with the hash of what was written.
-pub(super) fn verify(copy: &ModelSource, tensors: &[OutTensor], hashes: &[blake3::Hash]) -> Result<(), ExportError> {
+/// Opens the copy with our own reader and compares every tensor with the digest of what was written.
+pub(super) fn verify(copy: &ModelSource, tensors: &[OutTensor], digests: &[Digest]) -> Result<(), ExportError> {
     let opened = checkpoint::open(copy)?;
     let refuse = |what: &str| ExportError::Verify { what: what.to_owned(), path: copy.path().to_owned() };
-    if opened.n_readable() != tensors.len() {
+    if opened.n_readable() != tensors.len() || digests.len() != tensors.len() {
         return Err(refuse("the list of tensors"));
     }
-    for (tensor, hash) in tensors.iter().zip(hashes) {
-        if let Some((_, part)) = opened.parts().find(|(name, _)| **name == tensor.name) {
-            let is_it = part.shape == tensor.shape && part.kind.dtype() == tensor.element.dtype();
-            if !is_it || blake3::hash(&opened.read_part(part)?) != *hash {
-                return Err(refuse(&tensor.name));
+    let entries: BTreeMap<&str, &TensorEntry> =
+        opened.entries().iter().map(|entry| (entry.name.as_str(), entry)).collect();
+    let mut places = Vec::with_capacity(tensors.len());
+    for (tensor, digest) in tensors.iter().zip(digests) {
+        let name = tensor.name.as_str();
+        let part = opened.parts().find(|(name, _)| **name == tensor.name).map(|(_, part)| part);
+        let found = match part {
+            Some(part) if part.shape == tensor.shape && part.kind.dtype() == tensor.element.dtype() => {
+                Some((part.file, part.offset, part.len))
             }
-            continue;
-        }
-        let entry = opened.entries().iter().find(|entry| entry.name == tensor.name);
-        let entry =
-            entry.filter(|entry| entry.shape == tensor.shape && Element::Stored(entry.format) == tensor.element);
-        let entry = entry.ok_or_else(|| refuse(&tensor.name))?;
-        if blake3::hash(&opened.read(entry)?) != *hash {
-            return Err(refuse(&tensor.name));
-        }
+            Some(_) => None,
+            None => entries.get(name).and_then(|entry| {
+                let is_it = entry.shape == tensor.shape && Element::Stored(entry.format) == tensor.element;
+                is_it.then_some((entry.file, entry.offset, entry.len))
+            }),
+        };
+        let found = found.filter(|(_, _, len)| *len == tensor.len);
+        let (file, offset, len) = found.ok_or_else(|| refuse(name))?;
+        places.push(Place { name, file: &opened.files()[file], offset, len, digest });
     }
-    Ok(())
+    digest::check(&places, copy.path())
 }
 
 /// Notes on what an export leaves out.

@@ -1,4 +1,4 @@
-use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::export::atomic::{Kind, Staging};
@@ -6,20 +6,12 @@ use crate::export::{Existing, Weights};
 use crate::recipe::LayerSettings;
 
 /// A disk with room for so many bytes.
-struct Disk(usize);
+struct Disk(AtomicUsize);
 
-impl Write for Disk {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0 == 0 {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let taken = bytes.len().min(self.0);
-        self.0 -= taken;
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+impl Output for Disk {
+    fn write_all_at(&self, bytes: &[u8], _: u64) -> io::Result<()> {
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes.len()));
+        taken.map(drop).map_err(|_| io::ErrorKind::StorageFull.into())
     }
 }
 
@@ -49,7 +41,8 @@ fn a_full_disk_is_an_error_wherever_it_is_full() {
         let mut progress = |_, _| ControlFlow::Continue(());
         let progress: Progress<'_> = &mut progress;
         let mut job = Job::new(&model, RopeOrder::Halves, progress);
-        job.write(&mut Disk(room), Path::new("out"), &tensors, 1)
+        let disk = Disk(AtomicUsize::new(room));
+        job.write(&Target { out: &disk, path: Path::new("out"), begin: 0, alignment: 1 }, &tensors)
     };
     for room in [0, 1, 18_432_000, total as usize - 1] {
         let error = write(room).unwrap_err();

@@ -31,7 +31,7 @@ pub use floats::{Floats, Fp8Scales, Zeros};
 pub use ints::Ints;
 pub use isa::{ISA_VARIABLE, Isa};
 pub use pool::{set_threads, threads};
-pub use quantize::{dequantize, quantize};
+pub use quantize::{dequantize, dequantize_here, quantize, quantize_here};
 pub use rows::{Rows, quantize_q4_0, quantize_q8_0};
 pub use sparse::{SparseHalf, SparseInts};
 pub use tokens::{TokenGrid, Tokens};

@@ -36,12 +36,30 @@ pub fn quantize(kind: BlockType, weights: &[f32], row_len: usize, bytes: &mut [u
     quantize_on(Isa::current(), kind, weights, bytes);
 }
 
+/// [`quantize`] of rows that follow one another, on this thread alone: for who shares out rows itself.
+///
+/// # Panics
+/// If `bytes` does not hold exactly the blocks.
+pub fn quantize_here(kind: BlockType, weights: &[f32], bytes: &mut [u8]) {
+    n_blocks(kind, weights.len(), bytes.len());
+    quantize_share(Isa::current(), kind, weights, bytes);
+}
+
 /// The values of whole blocks of `kind`, exactly those of GGML.
 ///
 /// # Panics
 /// If `bytes` is not whole blocks, or `values` is not as long as they are.
 pub fn dequantize(kind: BlockType, bytes: &[u8], values: &mut [f32]) {
     dequantize_on(Isa::current(), kind, bytes, values);
+}
+
+/// [`dequantize`] on this thread alone.
+///
+/// # Panics
+/// As [`dequantize`].
+pub fn dequantize_here(kind: BlockType, bytes: &[u8], values: &mut [f32]) {
+    n_blocks(kind, values.len(), bytes.len());
+    dequantize_share(Isa::current(), kind, bytes, values);
 }
 
 fn quantize_on(isa: Isa, kind: BlockType, weights: &[f32], bytes: &mut [u8]) {
