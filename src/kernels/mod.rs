@@ -1,6 +1,6 @@
 //! Vector loops over plain slices: the one folder where SIMD `unsafe` may live.
 //!
-//! Imports std, `half` and `rayon` only. Entry points are safe and check every length. The instructions are chosen once
+//! Imports std and `half` only. Entry points are safe and check every length. The instructions are chosen once
 //! by [`Isa`], the threads are those of the pool; neither changes a result's bits, but for float sums between sets of
 //! instructions.
 

@@ -33,16 +33,16 @@ pub(super) struct Versions {
 
 /// The versions of this program.
 pub(super) const CURRENT: Versions = Versions {
-    moments: 1,
+    moments: 2,
     structure: 1,
     sharing: 1,
     allocation: 1,
     scales: 1,
-    packing: 1,
+    packing: 2,
     gptq: 1,
     awq: 1,
     hqq: 1,
-    imatrix: 1,
+    imatrix: 2,
     pruning: 1,
     sparsegpt: 1,
     low_rank: 1,
