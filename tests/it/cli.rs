@@ -212,10 +212,14 @@ fn eval_measures_quality() {
     let perplexity = reference["perplexity"].as_f64().unwrap();
     assert!((2.0..6.0).contains(&perplexity), "{perplexity}");
 
-    let simulated = json(folder.path(), &[&args[..], &["--recipe", "int4-g32"]].concat(), 0);
-    assert_eq!(simulated["simulated"], true);
-    assert!(simulated["kl_divergence"]["mean"].as_f64().unwrap() > 0.001);
-    assert!(simulated["weight_bytes"].as_u64() < reference["weight_bytes"].as_u64());
+    let int3 = "format_version = 1\n[default]\nweights = { int = { bits = 3, group = 32 } }\n";
+    std::fs::write(folder.path().join("int3.toml"), int3).unwrap();
+    for (recipe, is_simulated) in [("int4-g32", false), ("int3.toml", true)] {
+        let found = json(folder.path(), &[&args[..], &["--recipe", recipe]].concat(), 0);
+        assert_eq!(found["simulated"], is_simulated, "{recipe}");
+        assert!(found["kl_divergence"]["mean"].as_f64().unwrap() > 0.001);
+        assert!(found["weight_bytes"].as_u64() < reference["weight_bytes"].as_u64());
+    }
 
     let missed = run(folder.path(), &[&args[..], &["--recipe", "q4_0", "--max-kl", "0.00001"]].concat());
     assert_code(&missed, 1, &args);
