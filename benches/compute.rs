@@ -1,8 +1,9 @@
 //! Speed of the loops that a trial spends its time in, at the embedded model's own shapes.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use half::f16;
 use trimtab::compress::{Job, compress, keep_mask};
-use trimtab::kernels::{Activations, BlockType, Blocks, Floats, divergence, quantize};
+use trimtab::kernels::{Activations, BlockType, Blocks, Floats, SparseHalf, divergence, quantize};
 use trimtab::model::StoredFormat;
 use trimtab::recipe::{Group, IntFormat, LayerSettings, Sparsity, WeightFormat};
 
@@ -20,7 +21,7 @@ fn products(criterion: &mut Criterion) {
         x.start(rows, n_inputs).copy_from_slice(&values(rows * n_inputs));
         let floats = Floats::f32(&weights, n_outputs, n_inputs);
         group.bench_function("f32", |bencher| bencher.iter(|| floats.multiply(x.values(), &mut y)));
-        let half: Vec<half::f16> = weights.iter().map(|weight| half::f16::from_f32(*weight)).collect();
+        let half: Vec<f16> = weights.iter().map(|weight| f16::from_f32(*weight)).collect();
         let floats = Floats::f16(&half, n_outputs, n_inputs);
         group.bench_function("f16", |bencher| bencher.iter(|| floats.multiply(x.values(), &mut y)));
         for kind in BlockType::ALL {
@@ -32,6 +33,29 @@ fn products(criterion: &mut Criterion) {
             let blocks = Blocks::pack(kind, &bytes, n_outputs, n_inputs);
             group.bench_function(BenchmarkId::from_parameter(kind.name()), |bencher| {
                 bencher.iter(|| blocks.multiply(&mut x, &mut y));
+            });
+        }
+        group.finish();
+    }
+}
+
+/// One row with f16 weights of which more and more are left out: from where it wins over the dense product depends on
+/// which memory the matrix lies in.
+fn pruned(criterion: &mut Criterion) {
+    for (n_outputs, n_inputs) in [(768, 288), (2048, 2048), (8192, 4096)] {
+        let mut group = criterion.benchmark_group(format!("pruned f16 {n_inputs}x{n_outputs}"));
+        group.throughput(Throughput::Elements((n_outputs * n_inputs) as u64));
+        let (x, mut y) = (values(n_inputs), vec![0.0; n_outputs]);
+        let dense: Vec<f16> = values(n_outputs * n_inputs).into_iter().map(f16::from_f32).collect();
+        let floats = Floats::f16(&dense, n_outputs, n_inputs);
+        group.bench_function("dense", |bencher| bencher.iter(|| floats.multiply(&x, &mut y)));
+        for percent in [30, 50, 70, 90] {
+            let is_kept = |index: usize| (index * 7919) % 10_007 * 100 >= percent * 10_007;
+            let zeros = |(index, weight): (usize, &f16)| if is_kept(index) { *weight } else { f16::ZERO };
+            let kept: Vec<f16> = dense.iter().enumerate().map(zeros).collect();
+            let sparse = SparseHalf::pack(&kept, n_outputs, n_inputs);
+            group.bench_function(format!("{percent} % left out"), |bencher| {
+                bencher.iter(|| sparse.multiply(&x, &mut y));
             });
         }
         group.finish();
@@ -68,5 +92,5 @@ fn packing(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, products, scoring, packing);
+criterion_group!(benches, products, pruned, scoring, packing);
 criterion_main!(benches);
