@@ -11,7 +11,7 @@ struct Disk(AtomicUsize);
 impl Output for Disk {
     fn write_all_at(&self, bytes: &[u8], _: u64) -> io::Result<()> {
         let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes.len()));
-        taken.map(drop).map_err(|_| io::ErrorKind::StorageFull.into())
+        taken.map(drop).map_err(|_taken| io::ErrorKind::StorageFull.into())
     }
 }
 
