@@ -258,6 +258,14 @@ impl Checkpoint {
     }
 
     /// The open files of the model's weights.
+    /// Fails when a file is no longer what it was when it was opened.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Changed`] with its path.
+    pub(crate) fn check_unchanged(&self) -> Result<(), CheckpointError> {
+        self.files.iter().try_for_each(SourceFile::check_unchanged)
+    }
+
     pub(crate) fn files(&self) -> &[SourceFile] {
         &self.files
     }

@@ -267,6 +267,8 @@ impl<'a, 'p> Job<'a, 'p> {
             target.write(&vec![0; padding as usize], offset + tensor.len)?;
         }
         self.tell(total, total)?;
+        // Bands are read in any order, and told when they are written: only at the end every read has been.
+        self.model.source.check_unchanged()?;
         Ok(digests.into_iter().flatten().collect())
     }
 
