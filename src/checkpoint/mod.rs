@@ -257,7 +257,6 @@ impl Checkpoint {
         }
     }
 
-    /// The open files of the model's weights.
     /// Fails when a file is no longer what it was when it was opened.
     ///
     /// # Errors
@@ -266,6 +265,7 @@ impl Checkpoint {
         self.files.iter().try_for_each(SourceFile::check_unchanged)
     }
 
+    /// The open files of the model's weights.
     pub(crate) fn files(&self) -> &[SourceFile] {
         &self.files
     }
