@@ -112,7 +112,10 @@ impl<S: Simd, F: Format> Product<'_, S, F> {
                 for first in (0..self.n_inputs).step_by(depth) {
                     let inputs = first..self.n_inputs.min(first + depth);
                     let wide = if is_direct { &mut [] } else { self.widen(&panels, &inputs, &mut scratch.wide) };
-                    for part in even_parts(rows.clone(), tile_rows) {
+                    let next = self.after(&panels, &inputs);
+                    let n_tiles = rows.len().div_ceil(tile_rows);
+                    for (tile, part) in even_parts(rows.clone(), tile_rows).enumerate() {
+                        self.fetch(&next, Share { index: tile, count: n_tiles });
                         let operands = self.operands(panels.start, &part, inputs.clone());
                         let sums = &mut sums[(part.start - rows.start) * panels.len()..][..part.len() * panels.len()];
                         let size = [part.len(), panels.len()];
@@ -124,6 +127,26 @@ impl<S: Simd, F: Format> Product<'_, S, F> {
                     }
                 }
                 self.write(&panels, &rows, sums);
+            }
+        }
+    }
+
+    /// The panels and inputs of the block behind one: further inputs, or else the first of the next panels.
+    fn after(&self, panels: &Range<usize>, inputs: &Range<usize>) -> (Range<usize>, Range<usize>) {
+        if inputs.end < self.n_inputs {
+            return (panels.clone(), inputs.end..self.n_inputs.min(inputs.end + inputs.len()));
+        }
+        let end = self.n_outputs.div_ceil(LANES).min(panels.end + panels.len());
+        (panels.end..end, 0..inputs.len())
+    }
+
+    /// Asks for a share of the weights of a block while another one is multiplied: it comes from memory meanwhile.
+    fn fetch(&self, (panels, inputs): &(Range<usize>, Range<usize>), share: Share) {
+        let n_pairs = inputs.len().div_ceil(2);
+        for index in share.of(panels.len() * n_pairs, 1) {
+            let strip = (panels.start + index / n_pairs) * self.n_inputs.div_ceil(2) + inputs.start / 2;
+            if let Some(pair) = self.format.pairs().get(strip + index % n_pairs) {
+                self.simd.fetch(pair);
             }
         }
     }

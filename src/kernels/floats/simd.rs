@@ -28,6 +28,9 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// Asks for what lies some bytes beyond a value: the processor's own reading ahead keeps up with fewer bytes.
     fn prefetch<T>(self, value: &T);
 
+    /// Asks for a value that will be read later on.
+    fn fetch<T>(self, value: &T);
+
     /// The same number everywhere.
     fn splat(self, value: f32) -> Self::Vector;
 
@@ -78,6 +81,9 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn prefetch<T>(self, _value: &T) {}
+
+    #[inline(always)]
+    fn fetch<T>(self, _value: &T) {}
 
     #[inline(always)]
     fn splat(self, value: f32) -> [f32; LANES] {
