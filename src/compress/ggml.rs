@@ -118,15 +118,11 @@ mod tests {
     #[test]
     fn block_sizes_are_the_same_everywhere() {
         for format in GgmlType::ALL {
-            let [ours, candles] =
-                [block_type(format), block_type(format)].map(|kind| (kind.block_len(), kind.block_bytes()));
-            assert_eq!(ours, (format.block_len(), format.block_bytes()), "{}", format.name());
-            assert_eq!(
-                candles,
-                (candle_type(format).block_size(), candle_type(format).type_size()),
-                "{}",
-                format.name()
-            );
+            let kind = block_type(format);
+            let size = (kind.block_len(), kind.block_bytes());
+            assert_eq!(size, (format.block_len(), format.block_bytes()), "{}", format.name());
+            let candle = candle_type(format);
+            assert_eq!(size, (candle.block_size(), candle.type_size()), "{}", format.name());
         }
     }
 

@@ -1,7 +1,7 @@
 //! GGML blocks whose scales minimise a weighted square error: quantization with an importance matrix.
 //!
 //! The searches follow those of llama.cpp (`make_qx_quants`, `make_qkx3_quants`, `make_qp_quants`) in what they try; the
-//! objective here is the weighted square error alone, and a block that candle's plain rounding does better is kept plain.
+//! objective here is the weighted square error alone, and a block that plain rounding does better is kept plain.
 
 use half::f16;
 use rayon::prelude::*;

@@ -28,9 +28,9 @@ fn weighted_errors_are_never_worse_than_plain_ones() {
     }
 }
 
-/// Blocks written code by code are those that candle decodes: every line and every code of a block is read back.
+/// Blocks written code by code are those that are dequantized: every line and every code of a block is read back.
 #[test]
-fn lines_and_codes_are_those_that_candle_decodes() {
+fn lines_and_codes_are_those_that_are_dequantized() {
     let mut state = 1_u32;
     let mut random = move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -113,9 +113,6 @@ pub enum CompressError {
     /// Bytes that are no compressed layer of ours.
     #[error("read a compressed layer: {0}")]
     Stored(&'static str),
-    /// candle refused.
-    #[error("compress with candle: {0}")]
-    Candle(#[from] candle_core::Error),
 }
 
 impl CompressError {

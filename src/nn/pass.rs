@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 
-use crate::kernels::{Activation, HeadShape, add_in_place, gate, rms_norm};
+use crate::kernels::{Activation, HeadShape, add_and_norm, add_in_place, gate, rms_norm};
 use crate::model::HiddenAct;
 use crate::nn::attention::Attending;
 use crate::nn::inputs::Inputs;
@@ -61,25 +61,38 @@ impl Pass<'_, '_> {
     /// Runs the blocks of `range` over the residual stream in `space`.
     pub(super) fn run(&mut self, range: Range<usize>, space: &mut Workspace) -> Result<(), NnError> {
         let parts = self.parts;
+        // What the last part made joins the stream with the next norm, in one pass over it.
+        let mut is_pending = false;
         for (index, block) in range.clone().zip(&parts.blocks[range]) {
             if let Some(attention) = &block.attention {
-                self.normalize(&attention.norm, space)?;
+                self.normalize(&attention.norm, is_pending, space)?;
                 self.attention(attention, index, space)?;
-                add_in_place(&mut space.hidden, &space.added);
+                is_pending = true;
             }
             if let Some(mlp) = &block.mlp {
-                self.normalize(&mlp.norm, space)?;
+                self.normalize(&mlp.norm, is_pending, space)?;
                 self.mlp(mlp, space)?;
-                add_in_place(&mut space.hidden, &space.added);
+                is_pending = true;
             }
+        }
+        if is_pending {
+            add_in_place(&mut space.hidden, &space.added);
         }
         Ok(())
     }
 
-    fn normalize(&self, weight: &Tensor, space: &mut Workspace) -> Result<(), NnError> {
-        let config = &self.parts.config;
-        let normed = space.normed.start(self.seq, config.hidden_size);
-        with_values(weight, |weight| rms_norm(&space.hidden, weight, config.rms_norm_eps as f32, normed))
+    /// Adds what is pending to the stream and normalizes it.
+    fn normalize(&self, weight: &Tensor, is_pending: bool, space: &mut Workspace) -> Result<(), NnError> {
+        let Workspace { hidden, normed, added, .. } = space;
+        let (width, eps) = (self.parts.config.hidden_size, self.parts.config.rms_norm_eps as f32);
+        let normed = normed.start(self.seq, width);
+        with_values(weight, |weight| {
+            if is_pending {
+                add_and_norm(hidden, added, weight, eps, normed);
+            } else {
+                rms_norm(hidden, weight, eps, normed);
+            }
+        })
     }
 
     fn attention(&mut self, part: &Attention, block: usize, space: &mut Workspace) -> Result<(), NnError> {
