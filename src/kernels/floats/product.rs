@@ -143,11 +143,14 @@ impl<S: Simd, F: Format> Product<'_, S, F> {
     /// Asks for a share of the weights of a block while another one is multiplied: it comes from memory meanwhile.
     fn fetch(&self, (panels, inputs): &(Range<usize>, Range<usize>), share: Share) {
         let n_pairs = inputs.len().div_ceil(2);
-        for index in share.of(panels.len() * n_pairs, 1) {
-            let strip = (panels.start + index / n_pairs) * self.n_inputs.div_ceil(2) + inputs.start / 2;
-            if let Some(pair) = self.format.pairs().get(strip + index % n_pairs) {
-                self.simd.fetch(pair);
-            }
+        let Range { mut start, end } = share.of(panels.len() * n_pairs, 1);
+        while start < end {
+            let (panel, pair) = (start / n_pairs, start % n_pairs);
+            let len = (end - start).min(n_pairs - pair);
+            let strip = (panels.start + panel) * self.n_inputs.div_ceil(2) + inputs.start / 2;
+            let pairs = self.format.pairs().get(strip + pair..).unwrap_or_default();
+            pairs.iter().take(len).for_each(|pair| self.simd.fetch(pair));
+            start += len;
         }
     }
 
@@ -183,8 +186,12 @@ impl<S: Simd, F: Format> Product<'_, S, F> {
             let start = row * self.n_outputs;
             // SAFETY: shares have different rows or different panels, and a share writes one place at a time.
             let y = unsafe { self.y.range(start + outputs.start..start + outputs.end) };
-            for (y, sums) in y.chunks_mut(LANES).zip(sums) {
-                y.copy_from_slice(&sums.0[..y.len()]);
+            let (whole, rest) = y.as_chunks_mut::<LANES>();
+            for (y, sums) in whole.iter_mut().zip(sums) {
+                *y = sums.0;
+            }
+            if let Some(sums) = sums.get(whole.len()) {
+                rest.copy_from_slice(&sums.0[..rest.len()]);
             }
         }
     }

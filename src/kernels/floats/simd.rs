@@ -25,9 +25,6 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// Runs a loop compiled for these instructions.
     fn run(self, task: impl Task);
 
-    /// Asks for what lies some bytes beyond a value: the processor's own reading ahead keeps up with fewer bytes.
-    fn prefetch<T>(self, value: &T);
-
     /// Asks for a value that will be read later on.
     fn fetch<T>(self, value: &T);
 
@@ -78,9 +75,6 @@ impl Simd for Portable {
     fn run(self, task: impl Task) {
         task.run(self);
     }
-
-    #[inline(always)]
-    fn prefetch<T>(self, _value: &T) {}
 
     #[inline(always)]
     fn fetch<T>(self, _value: &T) {}

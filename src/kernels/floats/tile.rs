@@ -10,8 +10,6 @@ use super::simd::{Line, Simd, Task};
 
 /// Pairs that pass without a check of lengths.
 const RUN: usize = 4;
-/// Rows that do not keep the processor busy while weights come from memory.
-const FEW: usize = 4;
 
 /// What a tile reads: rows of activations and panels, over the same inputs.
 #[derive(Clone, Copy)]
@@ -84,34 +82,36 @@ impl<F: Format, const R: usize, const N: usize> Task for Tile<'_, F, R, N> {
             for (panel, place) in groups.iter_mut().enumerate().skip(1) {
                 *place = operands.format.group(simd, operands.panel + panel, group);
             }
-            let strips = strips.map(|strip| &strip[inputs.start / 2..inputs.end.div_ceil(2)]);
-            let rows = rows.map(|row| &row[inputs.clone()]);
             let n_runs = inputs.len() / (2 * RUN);
-            let runs = strips.map(|strip| &strip.as_chunks::<RUN>().0[..n_runs]);
-            let row_runs = rows.map(|row| &row.as_chunks::<{ 2 * RUN }>().0[..n_runs]);
+            // Loops, because `array::map` is not always inlined.
+            let (mut runs, mut row_runs) = ([&[][..]; N], [&[][..]; R]);
+            let (mut pairs, mut values) = (strips, rows);
+            for panel in 0..N {
+                pairs[panel] = &strips[panel][inputs.start / 2..inputs.end.div_ceil(2)];
+                runs[panel] = &pairs[panel].as_chunks::<RUN>().0[..n_runs];
+            }
+            for row in 0..R {
+                values[row] = &rows[row][inputs.clone()];
+                row_runs[row] = &values[row].as_chunks::<{ 2 * RUN }>().0[..n_runs];
+            }
+            let (strips, rows) = (pairs, values);
             let mut run = 0;
             while run < n_runs {
-                let runs: [&[F::Pair; RUN]; N] = runs.map(|strip| &strip[run]);
-                let rows: [&[f32; 2 * RUN]; R] = row_runs.map(|row| &row[run]);
-                if R <= FEW {
-                    for run in runs {
-                        prefetch(simd, run);
-                    }
-                }
+                let (runs, rows) = (|panel: usize| &runs[panel][run], |row: usize| &row_runs[row][run]);
                 let mut pair = 0;
                 while pair < RUN {
                     step::<S, F, R, N, false>(
                         simd,
                         groups,
-                        |panel| &runs[panel][pair],
-                        |row| rows[row][2 * pair],
+                        |panel| &runs(panel)[pair],
+                        |row| rows(row)[2 * pair],
                         &mut sums,
                     );
                     step::<S, F, R, N, true>(
                         simd,
                         groups,
-                        |panel| &runs[panel][pair],
-                        |row| rows[row][2 * pair + 1],
+                        |panel| &runs(panel)[pair],
+                        |row| rows(row)[2 * pair + 1],
                         &mut sums,
                     );
                     pair += 1;
@@ -145,12 +145,6 @@ impl<F: Format, const R: usize, const N: usize> Task for Tile<'_, F, R, N> {
             }
         }
     }
-}
-
-/// Asks for what lies ahead of a run, in every other line: they come in twos.
-#[inline(always)]
-fn prefetch<S: Simd, P>(simd: S, run: &[P; RUN]) {
-    run.iter().step_by((128 / size_of::<P>()).clamp(1, RUN)).for_each(|pair| simd.prefetch(pair));
 }
 
 /// One input of all rows with all panels.

@@ -3,8 +3,8 @@
 #![expect(clippy::inline_always, reason = "vector code must become part of the function that has the instructions")]
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, __m512, _MM_HINT_T0, _MM_HINT_T1, _mm_and_si128, _mm_loadu_si128, _mm_prefetch,
-    _mm_set1_epi8, _mm_srli_si128, _mm256_and_si256, _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cvtepi8_epi16,
+    __m128i, __m256, __m256i, __m512, _MM_HINT_T1, _mm_and_si128, _mm_loadu_si128, _mm_prefetch, _mm_set1_epi8,
+    _mm_srli_si128, _mm256_and_si256, _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cvtepi8_epi16,
     _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_extracti128_si256,
     _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_ps,
     _mm256_slli_epi16, _mm256_slli_epi32, _mm256_storeu_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
@@ -14,9 +14,6 @@ use std::arch::x86_64::{
 
 use super::simd::{LANES, NARROW_PANELS, ROWS, Simd, Task};
 use crate::kernels::isa::Isa;
-
-/// Bytes that weights are asked for in advance.
-const AHEAD: usize = 2048;
 
 /// Instructions that a token proves.
 macro_rules! proven {
@@ -42,7 +39,7 @@ impl Avx512 {
 impl Simd for Avx512 {
     type Vector = __m512;
 
-    const PANELS: [usize; ROWS] = [4, 4, 4, 4, 4, 4];
+    const PANELS: [usize; ROWS] = [6, 4, 4, 4, 4, 4];
 
     fn run(self, task: impl Task) {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
@@ -55,13 +52,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn fetch<T>(self, value: &T) {
         proven!(self, _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast::<i8>()));
-    }
-
-    #[inline(always)]
-    fn prefetch<T>(self, value: &T) {
-        let address = std::ptr::from_ref(value).cast::<i8>().wrapping_add(AHEAD);
-        // No such address is no fault.
-        proven!(self, _mm_prefetch::<_MM_HINT_T0>(address));
     }
 
     #[inline(always)]
@@ -148,13 +138,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn fetch<T>(self, value: &T) {
         proven!(self, _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast::<i8>()));
-    }
-
-    #[inline(always)]
-    fn prefetch<T>(self, value: &T) {
-        let address = std::ptr::from_ref(value).cast::<i8>().wrapping_add(AHEAD);
-        // No such address is no fault.
-        proven!(self, _mm_prefetch::<_MM_HINT_T0>(address));
     }
 
     #[inline(always)]
