@@ -7,8 +7,12 @@ use std::sync::OnceLock;
 pub enum Isa {
     /// What the compiler may assume of every processor of the architecture.
     Portable,
-    /// ARM with the 8-bit dot product.
+    /// ARM of 64 bits: every one has these 128-bit instructions.
     Neon,
+    /// The same with the 8-bit dot product: Cortex-A55 and A76, Neoverse N1, Apple A13 and M1, and later.
+    NeonDotprod,
+    /// The same with products of bytes with and without a sign: Neoverse V1 and N2, Apple M2, and later.
+    NeonI8mm,
     /// x86-64 with AVX2, FMA and F16C: 2013 and later.
     Avx2,
     /// The same with the 8-bit dot product over 256 bits.
@@ -24,13 +28,24 @@ pub const ISA_VARIABLE: &str = "TRIMTAB_ISA";
 
 impl Isa {
     /// Every set.
-    pub const ALL: [Self; 6] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx2Vnni, Self::Avx512, Self::Avx512Vnni];
+    pub const ALL: [Self; 8] = [
+        Self::Portable,
+        Self::Neon,
+        Self::NeonDotprod,
+        Self::NeonI8mm,
+        Self::Avx2,
+        Self::Avx2Vnni,
+        Self::Avx512,
+        Self::Avx512Vnni,
+    ];
 
     /// The name in [`ISA_VARIABLE`] and in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
             Self::Neon => "neon",
+            Self::NeonDotprod => "neon-dotprod",
+            Self::NeonI8mm => "neon-i8mm",
             Self::Avx2 => "avx2",
             Self::Avx2Vnni => "avx2-vnni",
             Self::Avx512 => "avx512",
@@ -66,7 +81,7 @@ impl Isa {
         };
         match self {
             Self::Portable => true,
-            Self::Neon => false,
+            Self::Neon | Self::NeonDotprod | Self::NeonI8mm => false,
             Self::Avx2 => avx2(),
             Self::Avx2Vnni => avx2() && is_x86_feature_detected!("avxvnni"),
             Self::Avx512 => avx512(),
@@ -82,9 +97,13 @@ impl Isa {
 
     #[cfg(target_arch = "aarch64")]
     fn is_available(self) -> bool {
+        let neon = || std::arch::is_aarch64_feature_detected!("neon");
+        let dotprod = || neon() && std::arch::is_aarch64_feature_detected!("dotprod");
         match self {
             Self::Portable => true,
-            Self::Neon => std::arch::is_aarch64_feature_detected!("dotprod"),
+            Self::Neon => neon(),
+            Self::NeonDotprod => dotprod(),
+            Self::NeonI8mm => dotprod() && std::arch::is_aarch64_feature_detected!("i8mm"),
             Self::Avx2 | Self::Avx2Vnni | Self::Avx512 | Self::Avx512Vnni => false,
         }
     }

@@ -12,7 +12,8 @@ use std::arch::x86_64::{
 
 use half::f16;
 
-use crate::kernels::vector::functions::{LN2_HIGH, LN2_LOW, LOG2_E, POWERS, ROUND};
+use crate::kernels::vector::functions::ROUND;
+use crate::kernels::vector::register::reduced;
 use crate::kernels::vector::{LANES, Register};
 
 /// One register of AVX-512.
@@ -192,19 +193,4 @@ impl Register for Pair {
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         }
     }
-}
-
-/// e^r and n + [`ROUND`] for x = r + n ln 2, as in the plain code.
-#[inline(always)]
-fn reduced<V: Register>(x: V) -> (V, V) {
-    let shifted = x.multiply_add(V::splat(LOG2_E), V::splat(ROUND));
-    let n = shifted.add(V::splat(-ROUND));
-    let r = n.multiply_add(V::splat(-LN2_LOW), n.multiply_add(V::splat(-LN2_HIGH), x));
-    let mut p = V::splat(POWERS[POWERS.len() - 1]);
-    let mut power = POWERS.len() - 1;
-    while power > 0 {
-        power -= 1;
-        p = p.multiply_add(r, V::splat(POWERS[power]));
-    }
-    (p.mul(r).multiply_add(r, r).add(V::splat(1.0)), shifted)
 }
