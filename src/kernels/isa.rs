@@ -13,13 +13,13 @@ pub enum Isa {
     NeonDotprod,
     /// The same with products of bytes with and without a sign: Neoverse V1 and N2, Apple M2, and later.
     NeonI8mm,
-    /// x86-64 with AVX2, FMA and F16C: 2013 and later.
+    /// x86-64 with AVX2, FMA, F16C and POPCNT: 2013 and later.
     Avx2,
     /// The same with the 8-bit dot product over 256 bits.
     Avx2Vnni,
     /// x86-64 with the 512-bit instructions of Skylake-X (F, BW, DQ, VL).
     Avx512,
-    /// The same with the 8-bit dot product and byte expansion (VNNI, VBMI, VBMI2, POPCNT): Ice Lake, Zen 4 and later.
+    /// The same with the 8-bit dot product and byte expansion (VNNI, VBMI, VBMI2): Ice Lake, Zen 4 and later.
     Avx512Vnni,
 }
 
@@ -70,8 +70,12 @@ impl Isa {
 
     #[cfg(target_arch = "x86_64")]
     fn is_available(self) -> bool {
-        let avx2 =
-            || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        let avx2 = || {
+            is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+                && is_x86_feature_detected!("popcnt")
+        };
         let avx512 = || {
             avx2()
                 && is_x86_feature_detected!("avx512f")
@@ -90,7 +94,6 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni")
                     && is_x86_feature_detected!("avx512vbmi")
                     && is_x86_feature_detected!("avx512vbmi2")
-                    && is_x86_feature_detected!("popcnt")
             }
         }
     }

@@ -94,7 +94,7 @@ impl Work<'_> {
                             Isa::Avx512 | Isa::Avx512Vnni => self.task::<Wide, WIDE_ROWS>(&task, scratch, &mixed),
                             Isa::Avx2 | Isa::Avx2Vnni => self.task::<Pair, NARROW_ROWS>(&task, scratch, &mixed),
                             Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => {
-                                self.task::<Quad, NARROW_ROWS>(&task, scratch, &mixed)
+                                self.task::<Quad, NARROW_ROWS>(&task, scratch, &mixed);
                             }
                             Isa::Portable => self.task::<Lanes, NARROW_ROWS>(&task, scratch, &mixed),
                         },

@@ -65,13 +65,16 @@ fn run_on<F: Format>(job: &Job<'_>, share: Share, isa: Isa) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has the instructions.
-        Isa::Avx512Vnni => unsafe { avx512::run::<F>(job, share) },
+        Isa::Avx512Vnni => unsafe { avx512::run_vnni::<F>(job, share) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx512 => unsafe { avx512::run::<F>(job, share) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2Vnni => unsafe { avx2::run_vnni::<F>(job, share) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above; the 512-bit sets include it.
-        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::run::<F>(job, share) },
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { avx2::run::<F>(job, share) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: the processor has the instructions.
         Isa::Neon => unsafe { neon::run::<F>(job, share) },
@@ -90,7 +93,7 @@ fn run_on<F: Format>(job: &Job<'_>, share: Share, isa: Isa) {
 /// Invariant: this processor has `isa`.
 pub(super) fn round(values: &[f32], n_inputs: usize, tile: RoundedTile<'_>, isa: Isa) {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Vnni {
+    if matches!(isa, Isa::Avx512 | Isa::Avx512Vnni) {
         // SAFETY: the processor has the instructions.
         return unsafe { avx512::round(values, n_inputs, tile) };
     }

@@ -9,7 +9,7 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(super) mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
@@ -242,7 +242,9 @@ impl Ints {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2Vnni => self.run_plainly::<avx2::Avx2Vnni>(x, panels, store),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512 => self.run_plainly::<avx2::Avx2>(x, panels, store),
+            Isa::Avx2 => self.run_plainly::<avx2::Avx2>(x, panels, store),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => self.run_plainly::<avx512::Avx512>(x, panels, store),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => self.run_plainly::<neon::Neon>(x, panels, store),
             #[cfg(target_arch = "aarch64")]

@@ -13,7 +13,7 @@ use crate::kernels::vector::{LANES, Register};
 
 /// Four registers.
 #[derive(Clone, Copy)]
-pub(in crate::kernels) struct Quad([float32x4_t; 4]);
+pub(in crate::kernels) struct Quad(pub(in crate::kernels) [float32x4_t; 4]);
 
 /// A step on four registers, one after the other.
 macro_rules! quarters {

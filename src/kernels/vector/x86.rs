@@ -18,9 +18,9 @@ use crate::kernels::vector::{LANES, Register};
 
 /// One register of AVX-512.
 ///
-/// Invariant: exists only inside [`compiled_for`](crate::kernels::vector::compiled_for) with a set that has AVX-512.
+/// Invariant: exists only in functions compiled for AVX-512, on processors that have it.
 #[derive(Clone, Copy)]
-pub(in crate::kernels) struct Wide(__m512);
+pub(in crate::kernels) struct Wide(pub(in crate::kernels) __m512);
 
 /// A step on registers.
 macro_rules! step {
@@ -99,9 +99,9 @@ impl Register for Wide {
 
 /// Two registers of AVX2.
 ///
-/// Invariant: exists only inside [`compiled_for`](crate::kernels::vector::compiled_for) with a set that has AVX2.
+/// Invariant: exists only in functions compiled for AVX2, FMA and F16C, on processors that have them.
 #[derive(Clone, Copy)]
-pub(in crate::kernels) struct Pair([__m256; 2]);
+pub(in crate::kernels) struct Pair(pub(in crate::kernels) [__m256; 2]);
 
 /// A step on pairs of registers, half by half.
 macro_rules! halves {
