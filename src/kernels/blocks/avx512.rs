@@ -5,12 +5,12 @@
 use std::arch::x86_64::{
     __m512, __m512i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_cvtsi128_si32, _mm_extract_epi16, _mm_loadu_si128,
     _mm_prefetch, _mm_sad_epu8, _mm_set1_epi8, _mm_setzero_si128, _mm_storeu_si128, _mm_xor_si128, _mm256_loadu_si256,
-    _mm512_abs_epi8, _mm512_abs_ps, _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512, _mm512_cvtepi8_epi32,
-    _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_cvtps_epi32, _mm512_dpbusd_epi32,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_madd_epi16, _mm512_maddubs_epi16,
-    _mm512_mask_sub_epi8, _mm512_max_epu32, _mm512_movepi8_mask, _mm512_mul_ps, _mm512_or_si512,
+    _mm512_abs_ps, _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi8,
+    _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_cvtps_epi32, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_madd_epi16, _mm512_maddubs_epi16, _mm512_max_epu32, _mm512_mul_ps, _mm512_or_si512,
     _mm512_reduce_max_epu32, _mm512_set1_epi8, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_si512, _mm512_sll_epi16, _mm512_srl_epi16, _mm512_storeu_ps, _mm512_xor_si512,
+    _mm512_setzero_si512, _mm512_sll_epi16, _mm512_srl_epi16, _mm512_srli_epi16, _mm512_storeu_ps, _mm512_sub_epi8,
+    _mm512_xor_si512,
 };
 
 use half::f16;
@@ -126,9 +126,11 @@ impl<const HAS_DOT: bool> Lanes for Avx512<HAS_DOT> {
             }
             let pairs = if IS_WIDE {
                 let centered = _mm512_xor_si512(bytes, _mm512_set1_epi8(-128));
-                let is_negative = _mm512_movepi8_mask(centered);
-                let inputs = _mm512_mask_sub_epi8(inputs, is_negative, _mm512_setzero_si512(), inputs);
-                _mm512_maddubs_epi16(_mm512_abs_epi8(centered), inputs)
+                // All bits where the code is negative: exclusive or, and taking it away, changes the sign.
+                let ones = _mm512_and_si512(_mm512_srli_epi16::<7>(centered), _mm512_set1_epi8(1));
+                let signs = _mm512_sub_epi8(_mm512_setzero_si512(), ones);
+                let magnitudes = _mm512_sub_epi8(_mm512_xor_si512(centered, signs), signs);
+                _mm512_maddubs_epi16(magnitudes, _mm512_sub_epi8(_mm512_xor_si512(inputs, signs), signs))
             } else {
                 _mm512_maddubs_epi16(bytes, inputs)
             };

@@ -3,9 +3,9 @@
 #![expect(clippy::inline_always, reason = "vector code must become part of the function that has the instructions")]
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _mm_and_si128, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_or_si128, _mm_set_epi64x,
+    __m128i, __m256, __m256i, _MM_HINT_T0, _mm_and_si128, _mm_loadu_si128, _mm_or_si128, _mm_prefetch, _mm_set_epi64x,
     _mm_set1_epi8, _mm_shuffle_epi8, _mm_storeu_si128, _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_set_m128i,
-    _mm256_set1_epi8, _mm256_sll_epi32, _mm256_srai_epi32, _mm256_xor_si256,
+    _mm256_set1_epi8, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_srai_epi32, _mm256_xor_si256,
 };
 
 use half::f16;
@@ -51,29 +51,18 @@ impl Spread for Avx2 {
     }
 
     #[inline(always)]
+    fn fetch<T>(self, place: *const T) {
+        proven!(self, _mm_prefetch::<_MM_HINT_T0>(place.cast()));
+    }
+
+    #[inline(always)]
     fn halves(self, values: &[f16; PADDING], mask: u64) -> [Pair; STEP_INPUTS] {
-        let (bits, before) = (mask.to_le_bytes(), before(mask));
-        let eight = |index: usize| proven!(self, halves(values, bits[index], before[index]));
-        [0, 2, 4, 6].map(
-            #[inline(always)]
-            |index| Pair([eight(index), eight(index + 1)]),
-        )
+        proven!(self, halves(values, mask))
     }
 
     #[inline(always)]
     fn numbers(self, values: &[Raised; PADDING], mask: u64) -> [Pair; STEP_INPUTS] {
-        proven!(self, {
-            let codes = codes(values, mask);
-            let halves = [_mm256_set_m128i(codes[1], codes[0]), _mm256_set_m128i(codes[3], codes[2])];
-            let centered = halves.map(
-                #[inline(always)]
-                |half| _mm256_xor_si256(half, _mm256_set1_epi8(i8::MIN)),
-            );
-            [24, 16, 8, 0].map(
-                #[inline(always)]
-                |shift| Pair([number(centered[0], shift), number(centered[1], shift)]),
-            )
-        })
+        proven!(self, numbers(values, mask))
     }
 
     #[inline(always)]
@@ -86,16 +75,39 @@ impl Spread for Avx2 {
     }
 }
 
-/// 8 weights whose bits are a byte of a mask, which values `before` come before.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn halves(values: &[f16; PADDING], bits: u8, before: u8) -> __m256 {
-    let values = &values[usize::from(before).min(PADDING - 8)..];
-    // SAFETY: 16 bytes of 8 values, and of an order.
-    let (values, order) = unsafe {
-        (_mm_loadu_si128(values.as_ptr().cast()), _mm_loadu_si128(HALVES[usize::from(bits)].as_ptr().cast()))
-    };
-    _mm256_cvtph_ps(_mm_shuffle_epi8(values, order))
+fn halves(values: &[f16; PADDING], mask: u64) -> [Pair; STEP_INPUTS] {
+    let (bits, before) = (mask.to_le_bytes(), before(mask));
+    let mut weights = [Pair([_mm256_setzero_ps(); 2]); STEP_INPUTS];
+    for (input, weights) in weights.iter_mut().enumerate() {
+        for (half, weights) in weights.0.iter_mut().enumerate() {
+            let byte = 2 * input + half;
+            let order = HALVES[usize::from(bits[byte])].as_ptr();
+            // SAFETY: 16 bytes of an order, and of 8 of the 64 values: at most 56 come before.
+            let (values, order) = unsafe {
+                let values = values.as_ptr().add(usize::from(before[byte]));
+                (_mm_loadu_si128(values.cast()), _mm_loadu_si128(order.cast()))
+            };
+            *weights = _mm256_cvtph_ps(_mm_shuffle_epi8(values, order));
+        }
+    }
+    weights
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn numbers(values: &[Raised; PADDING], mask: u64) -> [Pair; STEP_INPUTS] {
+    let codes = codes(values, mask);
+    let (raise, mut weights) = (_mm256_set1_epi8(i8::MIN), [Pair([_mm256_setzero_ps(); 2]); STEP_INPUTS]);
+    for half in 0..2 {
+        let centered = _mm256_xor_si256(_mm256_set_m128i(codes[2 * half + 1], codes[2 * half]), raise);
+        weights[0].0[half] = number(_mm256_slli_epi32::<24>(centered));
+        weights[1].0[half] = number(_mm256_slli_epi32::<16>(centered));
+        weights[2].0[half] = number(_mm256_slli_epi32::<8>(centered));
+        weights[3].0[half] = number(centered);
+    }
+    weights
 }
 
 /// The codes in the bytes whose bit is set, raised by 128 as they are held; 128 for zero elsewhere.
@@ -108,17 +120,16 @@ fn codes(values: &[Raised; PADDING], mask: u64) -> [__m128i; 4] {
         let [first, second] = [before[2 * part], before[2 * part + 1]];
         let [low, high] = sixteen([bits[2 * part], bits[2 * part + 1]], second - first);
         let order = _mm_set_epi64x(high.cast_signed(), low.cast_signed());
-        let values = &values[usize::from(first).min(PADDING - 16)..];
-        // SAFETY: 16 bytes of as many values.
-        let values = unsafe { _mm_loadu_si128(values.as_ptr().cast()) };
+        // SAFETY: 16 bytes of as many of the 64 values: at most 48 come before.
+        let values = unsafe { _mm_loadu_si128(values.as_ptr().add(usize::from(first)).cast()) };
         *codes = _mm_or_si128(_mm_shuffle_epi8(values, order), _mm_and_si128(order, _mm_set1_epi8(i8::MIN)));
     }
     codes
 }
 
-/// The bytes with a sign that `shift` bits to the left are the first of their lanes.
+/// The last bytes of the lanes, with their signs.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn number(codes: __m256i, shift: i32) -> __m256 {
-    _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_sll_epi32(codes, _mm_cvtsi32_si128(shift))))
+fn number(codes: __m256i) -> __m256 {
+    _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(codes))
 }

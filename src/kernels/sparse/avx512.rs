@@ -68,6 +68,11 @@ impl Spread for Avx512 {
     }
 
     #[inline(always)]
+    fn fetch<T>(self, place: *const T) {
+        proven!(self, fetch(place));
+    }
+
+    #[inline(always)]
     fn halves(self, values: &[f16; PADDING], mask: u64) -> [Wide; STEP_INPUTS] {
         proven!(self, halves(values, mask))
     }
@@ -86,10 +91,11 @@ impl Spread for Avx512 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
 fn halves(values: &[f16; PADDING], mask: u64) -> [Wide; STEP_INPUTS] {
-    let rest = &values[((mask as u32).count_ones() as usize).min(PADDING / 2)..];
-    // SAFETY: 64 bytes each, of any alignment.
-    let (values, rest) =
-        unsafe { (_mm512_loadu_si512(values.as_ptr().cast()), _mm512_loadu_si512(rest.as_ptr().cast())) };
+    // SAFETY: 64 bytes each, of any alignment: at most 32 of the 64 values come before the rest.
+    let (values, rest) = unsafe {
+        let rest = values.as_ptr().add((mask as u32).count_ones() as usize);
+        (_mm512_loadu_si512(values.as_ptr().cast()), _mm512_loadu_si512(rest.cast()))
+    };
     let low = _mm512_maskz_expand_epi16(mask as u32, values);
     let high = _mm512_maskz_expand_epi16((mask >> 32) as u32, rest);
     [

@@ -3,9 +3,9 @@
 #![expect(clippy::inline_always, reason = "vector code must become part of the function that has the instructions")]
 
 use std::arch::aarch64::{
-    float32x4_t, int32x4_t, uint8x16_t, vandq_u8, vcombine_u8, vcreate_u8, vcvt_f32_f16, vcvtq_f32_s32, vdupq_n_s32,
+    float32x4_t, int32x4_t, uint8x16_t, vandq_u8, vcombine_u8, vcreate_u8, vcvt_f32_f16, vcvtq_f32_s32, vdupq_n_f32,
     vdupq_n_u8, veorq_u8, vget_high_u16, vget_low_u16, vld1q_u8, vorrq_u8, vqtbl1q_u8, vreinterpret_f16_u16,
-    vreinterpretq_s32_u8, vreinterpretq_u16_u8, vshlq_s32, vshrq_n_s32, vst1q_u8,
+    vreinterpretq_s32_u8, vreinterpretq_u16_u8, vshlq_n_s32, vshrq_n_s32, vst1q_u8,
 };
 
 use half::f16;
@@ -47,27 +47,16 @@ impl Spread for Neon {
     }
 
     #[inline(always)]
+    fn fetch<T>(self, _place: *const T) {}
+
+    #[inline(always)]
     fn halves(self, values: &[f16; PADDING], mask: u64) -> [Quad; STEP_INPUTS] {
-        let (bits, before) = (mask.to_le_bytes(), before(mask));
-        [0, 2, 4, 6].map(
-            #[inline(always)]
-            |index| {
-                let [first, second] = always!(halves(values, bits[index], before[index]));
-                let [third, fourth] = always!(halves(values, bits[index + 1], before[index + 1]));
-                Quad([first, second, third, fourth])
-            },
-        )
+        always!(halves(values, mask))
     }
 
     #[inline(always)]
     fn numbers(self, values: &[Raised; PADDING], mask: u64) -> [Quad; STEP_INPUTS] {
-        always!({
-            let codes = codes(values, mask);
-            [24, 16, 8, 0].map(
-                #[inline(always)]
-                |shift| Quad(codes.map(|codes| number(codes, shift))),
-            )
-        })
+        always!(numbers(values, mask))
     }
 
     #[inline(always)]
@@ -78,15 +67,39 @@ impl Spread for Neon {
     }
 }
 
-/// 8 weights whose bits are a byte of a mask, which values `before` come before.
 #[inline]
 #[target_feature(enable = "neon")]
-fn halves(values: &[f16; PADDING], bits: u8, before: u8) -> [float32x4_t; 2] {
-    let values = &values[usize::from(before).min(PADDING - 8)..];
-    // SAFETY: 16 bytes of 8 values, and of an order.
-    let (values, order) = unsafe { (vld1q_u8(values.as_ptr().cast()), vld1q_u8(HALVES[usize::from(bits)].as_ptr())) };
-    let spread = vreinterpretq_u16_u8(vqtbl1q_u8(values, order));
-    [vget_low_u16(spread), vget_high_u16(spread)].map(|bits| vcvt_f32_f16(vreinterpret_f16_u16(bits)))
+fn halves(values: &[f16; PADDING], mask: u64) -> [Quad; STEP_INPUTS] {
+    let (bits, before) = (mask.to_le_bytes(), before(mask));
+    let mut weights = [Quad([vdupq_n_f32(0.0); 4]); STEP_INPUTS];
+    for (input, weights) in weights.iter_mut().enumerate() {
+        for (half, weights) in weights.0.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let byte = 2 * input + half;
+            // SAFETY: 16 bytes of an order, and of 8 of the 64 values: at most 56 come before.
+            let (values, order) = unsafe {
+                let values = values.as_ptr().add(usize::from(before[byte]));
+                (vld1q_u8(values.cast()), vld1q_u8(HALVES[usize::from(bits[byte])].as_ptr()))
+            };
+            let spread = vreinterpretq_u16_u8(vqtbl1q_u8(values, order));
+            weights[0] = vcvt_f32_f16(vreinterpret_f16_u16(vget_low_u16(spread)));
+            weights[1] = vcvt_f32_f16(vreinterpret_f16_u16(vget_high_u16(spread)));
+        }
+    }
+    weights
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn numbers(values: &[Raised; PADDING], mask: u64) -> [Quad; STEP_INPUTS] {
+    let mut weights = [Quad([vdupq_n_f32(0.0); 4]); STEP_INPUTS];
+    for (quarter, codes) in codes(values, mask).into_iter().enumerate() {
+        let centered = vreinterpretq_s32_u8(veorq_u8(codes, vdupq_n_u8(128)));
+        weights[0].0[quarter] = number(vshlq_n_s32::<24>(centered));
+        weights[1].0[quarter] = number(vshlq_n_s32::<16>(centered));
+        weights[2].0[quarter] = number(vshlq_n_s32::<8>(centered));
+        weights[3].0[quarter] = number(centered);
+    }
+    weights
 }
 
 /// The codes in the bytes whose bit is set, raised by 128 as they are held; 128 for zero elsewhere.
@@ -99,18 +112,16 @@ fn codes(values: &[Raised; PADDING], mask: u64) -> [uint8x16_t; 4] {
         let [first, second] = [before[2 * part], before[2 * part + 1]];
         let [low, high] = sixteen([bits[2 * part], bits[2 * part + 1]], second - first);
         let order = vcombine_u8(vcreate_u8(low), vcreate_u8(high));
-        let values = &values[usize::from(first).min(PADDING - 16)..];
-        // SAFETY: 16 bytes of as many values.
-        let values = unsafe { vld1q_u8(values.as_ptr().cast()) };
+        // SAFETY: 16 bytes of as many of the 64 values: at most 48 come before.
+        let values = unsafe { vld1q_u8(values.as_ptr().add(usize::from(first)).cast()) };
         *codes = vorrq_u8(vqtbl1q_u8(values, order), vandq_u8(order, vdupq_n_u8(128)));
     }
     codes
 }
 
-/// The bytes, less 128, that `shift` bits to the left are the first of their lanes.
+/// The last bytes of the lanes, with their signs.
 #[inline]
 #[target_feature(enable = "neon")]
-fn number(codes: uint8x16_t, shift: i32) -> float32x4_t {
-    let centered: int32x4_t = vreinterpretq_s32_u8(veorq_u8(codes, vdupq_n_u8(128)));
-    vcvtq_f32_s32(vshrq_n_s32::<24>(vshlq_s32(centered, vdupq_n_s32(shift))))
+fn number(codes: int32x4_t) -> float32x4_t {
+    vcvtq_f32_s32(vshrq_n_s32::<24>(codes))
 }

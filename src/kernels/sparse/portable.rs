@@ -23,6 +23,9 @@ impl Spread for Plain {
     }
 
     #[inline(always)]
+    fn fetch<T>(self, _place: *const T) {}
+
+    #[inline(always)]
     fn halves(self, values: &[f16; PADDING], mask: u64) -> [Lanes; STEP_INPUTS] {
         weights(values, mask)
     }

@@ -30,6 +30,9 @@ pub(super) trait Spread: Copy {
     /// Runs a loop compiled for these instructions: it has to be `#[inline(always)]`, and so what it calls.
     fn run(self, work: impl FnOnce());
 
+    /// Asks for what will be read later on. Any address will do.
+    fn fetch<T>(self, place: *const T);
+
     /// The weights of a step by inputs, of the values from the step's first on.
     fn halves(self, values: &[f16; PADDING], mask: u64) -> [Self::Vector; STEP_INPUTS];
 
@@ -108,6 +111,7 @@ fn direct<S: Spread, V: Number, F: Fn(usize) -> [f16; PANEL], const P: usize, co
     for (p, (masks, next)) in masks.iter_mut().zip(&mut next).enumerate() {
         (*masks, *next) = (packed.masks(panel + p), packed.start(panel + p));
     }
+    let ahead = packed.start(panel + P) - packed.start(panel);
     // The inputs of a step that is not whole, filled up with zeros: weights are filled up too.
     let (mut rows, mut rest) = ([&[[0.0; STEP_INPUTS]][..]; R], [[0.0; STEP_INPUTS]; R]);
     for ((row, rest), x) in rows.iter_mut().zip(&mut rest).zip(x.chunks_exact(packed.n_inputs)) {
@@ -124,7 +128,7 @@ fn direct<S: Spread, V: Number, F: Fn(usize) -> [f16; PANEL], const P: usize, co
             }
         }
         for p in 0..P {
-            let spread = step(set, packed, masks[p][k], &mut next[p]);
+            let spread = step(set, packed, masks[p][k], &mut next[p], ahead);
             for (sums, inputs) in sums.iter_mut().zip(&inputs) {
                 for (weights, input) in spread.iter().zip(inputs) {
                     sums[p] = weights.multiply_add(S::Vector::splat(*input), sums[p]);
@@ -139,10 +143,18 @@ fn direct<S: Spread, V: Number, F: Fn(usize) -> [f16; PANEL], const P: usize, co
     }
 }
 
-/// The weights of a step; `next`: where its values begin, and then where the next step's do.
+/// The weights of a step; `next`: where its values begin, and then where the next step's do. What is `ahead` is fetched
+/// from memory meanwhile: the next panels.
 #[inline(always)]
-fn step<S: Spread, V: Number>(set: S, packed: &Packed<V>, mask: u64, next: &mut usize) -> [S::Vector; STEP_INPUTS] {
+fn step<S: Spread, V: Number>(
+    set: S,
+    packed: &Packed<V>,
+    mask: u64,
+    next: &mut usize,
+    ahead: usize,
+) -> [S::Vector; STEP_INPUTS] {
     let values = packed.values_from(*next);
+    set.fetch(values.as_ptr().wrapping_add(ahead));
     *next += mask.count_ones() as usize;
     V::spread(set, values, mask)
 }
@@ -171,13 +183,14 @@ fn buffered<S: Spread, V: Number, F: Fn(usize) -> [f16; PANEL]>(
     store: &Store<'_>,
 ) {
     let (packed, n_inputs) = (weights.packed, weights.packed.n_inputs);
+    let ahead = packed.start(panel + 1) - packed.start(panel);
     let mut dense = [[0.0; PANEL]; DEPTH * STEP_INPUTS];
     for (chunk, x) in x.chunks(WAITING * n_inputs).enumerate() {
         let mut sums = [[0.0; PANEL]; WAITING];
         let mut next = packed.start(panel);
         for (stretch, masks) in packed.masks(panel).chunks(DEPTH).enumerate() {
             for (mask, dense) in masks.iter().zip(dense.as_chunks_mut::<STEP_INPUTS>().0) {
-                for (dense, weights) in dense.iter_mut().zip(step(set, packed, *mask, &mut next)) {
+                for (dense, weights) in dense.iter_mut().zip(step(set, packed, *mask, &mut next, ahead)) {
                     weights.write(dense);
                 }
             }
@@ -244,8 +257,12 @@ pub(super) fn spread<S: Spread>(set: S, packed: &Packed<Raised>, panels: Range<u
         || {
             for (panel, dense) in panels.zip(dense.chunks_exact_mut(packed.n_steps())) {
                 let mut next = packed.start(panel);
+                let ahead = packed.start(panel + 1) - next;
                 for (mask, step) in packed.masks(panel).iter().zip(dense) {
-                    set.codes(packed.values_from(next), *mask, step);
+                    let values = packed.values_from(next);
+                    set.fetch(values.as_ptr().wrapping_add(ahead));
+                    set.fetch(std::ptr::from_ref(mask).wrapping_add(packed.n_steps()));
+                    set.codes(values, *mask, step);
                     next += mask.count_ones() as usize;
                 }
             }
