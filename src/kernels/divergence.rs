@@ -1,7 +1,7 @@
 //! Two rows of logits reduced to likelihood, KL divergence and agreement in one pass over the vocabulary.
 
 use crate::kernels::Isa;
-use crate::kernels::vector::{LANES, Lanes, Pair, Register, Wide, compiled_for, decay};
+use crate::kernels::vector::{LANES, Lanes, Pair, Quad, Register, Wide, compiled_for, decay};
 
 /// What one scored position says about a variant.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,7 +42,8 @@ fn divergence_on(isa: Isa, reference: &[f32], variant: &[f32], target: usize) ->
         || match isa {
             Isa::Avx512 | Isa::Avx512Vnni => Sums::over::<Wide>(reference, variant),
             Isa::Avx2 | Isa::Avx2Vnni => Sums::over::<Pair>(reference, variant),
-            Isa::Portable | Isa::Neon => Sums::over::<Lanes>(reference, variant),
+            Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => Sums::over::<Quad>(reference, variant),
+            Isa::Portable => Sums::over::<Lanes>(reference, variant),
         },
     );
     // `cross` is over logits shifted by their maxima, so it stays small and the shift cancels against the maxima below.

@@ -7,15 +7,19 @@ use std::sync::OnceLock;
 pub enum Isa {
     /// What the compiler may assume of every processor of the architecture.
     Portable,
-    /// ARM with the 8-bit dot product.
+    /// ARM of 64 bits: every one has these 128-bit instructions.
     Neon,
-    /// x86-64 with AVX2, FMA and F16C: 2013 and later.
+    /// The same with the 8-bit dot product: Cortex-A55 and A76, Neoverse N1, Apple A13 and M1, and later.
+    NeonDotprod,
+    /// The same with products of bytes with and without a sign: Neoverse V1 and N2, Apple M2, and later.
+    NeonI8mm,
+    /// x86-64 with AVX2, FMA, F16C and POPCNT: 2013 and later.
     Avx2,
     /// The same with the 8-bit dot product over 256 bits.
     Avx2Vnni,
     /// x86-64 with the 512-bit instructions of Skylake-X (F, BW, DQ, VL).
     Avx512,
-    /// The same with the 8-bit dot product and byte expansion (VNNI, VBMI, VBMI2, POPCNT): Ice Lake, Zen 4 and later.
+    /// The same with the 8-bit dot product and byte expansion (VNNI, VBMI, VBMI2): Ice Lake, Zen 4 and later.
     Avx512Vnni,
 }
 
@@ -24,13 +28,24 @@ pub const ISA_VARIABLE: &str = "TRIMTAB_ISA";
 
 impl Isa {
     /// Every set.
-    pub const ALL: [Self; 6] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx2Vnni, Self::Avx512, Self::Avx512Vnni];
+    pub const ALL: [Self; 8] = [
+        Self::Portable,
+        Self::Neon,
+        Self::NeonDotprod,
+        Self::NeonI8mm,
+        Self::Avx2,
+        Self::Avx2Vnni,
+        Self::Avx512,
+        Self::Avx512Vnni,
+    ];
 
     /// The name in [`ISA_VARIABLE`] and in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
             Self::Neon => "neon",
+            Self::NeonDotprod => "neon-dotprod",
+            Self::NeonI8mm => "neon-i8mm",
             Self::Avx2 => "avx2",
             Self::Avx2Vnni => "avx2-vnni",
             Self::Avx512 => "avx512",
@@ -55,8 +70,12 @@ impl Isa {
 
     #[cfg(target_arch = "x86_64")]
     fn is_available(self) -> bool {
-        let avx2 =
-            || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        let avx2 = || {
+            is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+                && is_x86_feature_detected!("popcnt")
+        };
         let avx512 = || {
             avx2()
                 && is_x86_feature_detected!("avx512f")
@@ -66,7 +85,7 @@ impl Isa {
         };
         match self {
             Self::Portable => true,
-            Self::Neon => false,
+            Self::Neon | Self::NeonDotprod | Self::NeonI8mm => false,
             Self::Avx2 => avx2(),
             Self::Avx2Vnni => avx2() && is_x86_feature_detected!("avxvnni"),
             Self::Avx512 => avx512(),
@@ -75,16 +94,19 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni")
                     && is_x86_feature_detected!("avx512vbmi")
                     && is_x86_feature_detected!("avx512vbmi2")
-                    && is_x86_feature_detected!("popcnt")
             }
         }
     }
 
     #[cfg(target_arch = "aarch64")]
     fn is_available(self) -> bool {
+        let neon = || std::arch::is_aarch64_feature_detected!("neon");
+        let dotprod = || neon() && std::arch::is_aarch64_feature_detected!("dotprod");
         match self {
             Self::Portable => true,
-            Self::Neon => std::arch::is_aarch64_feature_detected!("dotprod"),
+            Self::Neon => neon(),
+            Self::NeonDotprod => dotprod(),
+            Self::NeonI8mm => dotprod() && std::arch::is_aarch64_feature_detected!("i8mm"),
             Self::Avx2 | Self::Avx2Vnni | Self::Avx512 | Self::Avx512Vnni => false,
         }
     }

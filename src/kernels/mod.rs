@@ -15,6 +15,8 @@ mod divergence;
 mod floats;
 mod ints;
 mod isa;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pool;
 mod quantize;
 mod rows;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::kernels::attention::tile::{KEYS, Lane, Scores, mix, scale, score, soften};
 use crate::kernels::attention::{HeadShape, TASK, Work, with_room};
 use crate::kernels::pool::{Parts, Share, share_out_if};
-use crate::kernels::vector::{LANES, Lanes, Pair, Register, Wide, compiled_for};
+use crate::kernels::vector::{LANES, Lanes, Pair, Quad, Register, Wide, compiled_for};
 use crate::kernels::{Isa, Rows};
 
 /// Rows (queries × the heads that share their keys) that a packed tile serves: with their queries and sums they stay in
@@ -93,7 +93,10 @@ impl Work<'_> {
                         || match isa {
                             Isa::Avx512 | Isa::Avx512Vnni => self.task::<Wide, WIDE_ROWS>(&task, scratch, &mixed),
                             Isa::Avx2 | Isa::Avx2Vnni => self.task::<Pair, NARROW_ROWS>(&task, scratch, &mixed),
-                            Isa::Portable | Isa::Neon => self.task::<Lanes, NARROW_ROWS>(&task, scratch, &mixed),
+                            Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => {
+                                self.task::<Quad, NARROW_ROWS>(&task, scratch, &mixed);
+                            }
+                            Isa::Portable => self.task::<Lanes, NARROW_ROWS>(&task, scratch, &mixed),
                         },
                     );
                 });

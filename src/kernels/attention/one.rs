@@ -7,7 +7,7 @@ use half::f16;
 use crate::kernels::attention::tile::{KEYS, Lane, soften};
 use crate::kernels::attention::{CALL, HeadShape, TASK, Work, with_room};
 use crate::kernels::pool::{Parts, share_out_if};
-use crate::kernels::vector::{LANES, Lanes, Pair, Register, Wide, compiled_for, multiply_add};
+use crate::kernels::vector::{LANES, Lanes, Pair, Quad, Register, Wide, compiled_for, multiply_add};
 use crate::kernels::{Isa, Rows};
 
 /// Tokens of a part; a multiple of [`KEYS`].
@@ -55,7 +55,8 @@ impl Work<'_> {
                         || match isa {
                             Isa::Avx512 | Isa::Avx512Vnni => self.parts::<Wide>(numbers, scratch, parts),
                             Isa::Avx2 | Isa::Avx2Vnni => self.parts::<Pair>(numbers, scratch, parts),
-                            Isa::Portable | Isa::Neon => self.parts::<Lanes>(numbers, scratch, parts),
+                            Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => self.parts::<Quad>(numbers, scratch, parts),
+                            Isa::Portable => self.parts::<Lanes>(numbers, scratch, parts),
                         },
                     );
                 });

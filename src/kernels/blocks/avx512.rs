@@ -1,14 +1,16 @@
-//! 512 bits at a time, with the 8-bit dot product.
+//! 512 bits at a time.
 
 #![expect(clippy::inline_always, reason = "the instructions of the caller are used only where it is inlined")]
 
 use std::arch::x86_64::{
     __m512, __m512i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_cvtsi128_si32, _mm_extract_epi16, _mm_loadu_si128,
     _mm_prefetch, _mm_sad_epu8, _mm_set1_epi8, _mm_setzero_si128, _mm_storeu_si128, _mm_xor_si128, _mm256_loadu_si256,
-    _mm512_abs_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi8,
+    _mm512_abs_ps, _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi8,
     _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_cvtps_epi32, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_max_epu32, _mm512_mul_ps, _mm512_or_si512, _mm512_reduce_max_epu32, _mm512_set1_epi8,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_sll_epi16, _mm512_srl_epi16, _mm512_storeu_ps,
+    _mm512_loadu_si512, _mm512_madd_epi16, _mm512_maddubs_epi16, _mm512_max_epu32, _mm512_mul_ps, _mm512_or_si512,
+    _mm512_reduce_max_epu32, _mm512_set1_epi8, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_si512, _mm512_sll_epi16, _mm512_srl_epi16, _mm512_srli_epi16, _mm512_storeu_ps, _mm512_sub_epi8,
+    _mm512_xor_si512,
 };
 
 use half::f16;
@@ -20,19 +22,25 @@ use super::rounding::{self, RoundedTile, RoundedUnit, UNIT};
 use super::run::{self, Job};
 
 /// A share of a product.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn run<F: Format>(job: &Job<'_>, share: Share) {
-    run::run::<Avx512Vnni, F>(Avx512Vnni(()), job, share);
+    run::run::<Avx512<false>, F>(Avx512(()), job, share);
+}
+
+/// A share of a product, with the 8-bit dot product.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn run_vnni<F: Format>(job: &Job<'_>, share: Share) {
+    run::run::<Avx512<true>, F>(Avx512(()), job, share);
 }
 
 /// Rounds the rows of a tile.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn round(values: &[f32], n_inputs: usize, tile: RoundedTile<'_>) {
     rounding::round_tile(values, n_inputs, tile, |values| round_unit(values));
 }
 
 /// As [`rounding::round_unit`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 #[inline]
 fn round_unit(values: &[f32; UNIT]) -> RoundedUnit {
     let (first, second) = values.split_at(UNIT / 2);
@@ -55,16 +63,17 @@ fn round_unit(values: &[f32; UNIT]) -> RoundedUnit {
     (bytes, scale, codes.map(sum))
 }
 
-/// Invariant: made only by [`run`], so on a processor that has the instructions.
+/// Invariant: made only by [`run`] and, with the dot product, by [`run_vnni`]: on a processor that has the
+/// instructions.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Avx512Vnni(());
+pub(super) struct Avx512<const HAS_DOT: bool>(());
 
-impl Lanes for Avx512Vnni {
+impl<const HAS_DOT: bool> Lanes for Avx512<HAS_DOT> {
     type Bytes = __m512i;
     type Ints = __m512i;
     type Floats = __m512;
     const PARTS: usize = 1;
-    const CENTERS: bool = false;
+    const CENTERS: bool = !HAS_DOT;
     const MAX_ROWS: usize = 8;
 
     #[inline(always)]
@@ -105,11 +114,28 @@ impl Lanes for Avx512Vnni {
         unsafe { _mm512_set1_epi32(value) }
     }
 
+    /// Without the instruction as in [`super::avx2`].
     #[inline(always)]
     fn dot<const IS_WIDE: bool>(self, sum: __m512i, bytes: __m512i, inputs: [i8; 4]) -> __m512i {
         let inputs = i32::from_ne_bytes(inputs.map(i8::cast_unsigned));
         // SAFETY: the type's invariant.
-        unsafe { _mm512_dpbusd_epi32(sum, bytes, _mm512_set1_epi32(inputs)) }
+        unsafe {
+            let inputs = _mm512_set1_epi32(inputs);
+            if HAS_DOT {
+                return _mm512_dpbusd_epi32(sum, bytes, inputs);
+            }
+            let pairs = if IS_WIDE {
+                let centered = _mm512_xor_si512(bytes, _mm512_set1_epi8(-128));
+                // All bits where the code is negative: exclusive or, and taking it away, changes the sign.
+                let ones = _mm512_and_si512(_mm512_srli_epi16::<7>(centered), _mm512_set1_epi8(1));
+                let signs = _mm512_sub_epi8(_mm512_setzero_si512(), ones);
+                let magnitudes = _mm512_sub_epi8(_mm512_xor_si512(centered, signs), signs);
+                _mm512_maddubs_epi16(magnitudes, _mm512_sub_epi8(_mm512_xor_si512(inputs, signs), signs))
+            } else {
+                _mm512_maddubs_epi16(bytes, inputs)
+            };
+            _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        }
     }
 
     #[inline(always)]

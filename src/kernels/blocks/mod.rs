@@ -16,6 +16,8 @@ mod format;
 mod ggml;
 mod kernel;
 mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 mod rounding;
 mod run;

@@ -10,6 +10,8 @@ use super::Blocks;
 use super::format::{Format, Q2k, Q3k, Q4_0, Q4_1, Q4k, Q5_0, Q5_1, Q5k, Q6k, Q8_0};
 use super::kernel::{self, Panel};
 use super::lanes::{Lanes, OUTPUTS, Portable};
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::rounding::{self, BlockRounding, RoundedTile, Starts, TILE};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
@@ -60,18 +62,30 @@ fn run_kind(job: &Job<'_>, share: Share, isa: Isa) {
 
 /// Invariant: this processor has `isa`.
 fn run_on<F: Format>(job: &Job<'_>, share: Share, isa: Isa) {
-    #[cfg(target_arch = "x86_64")]
     match isa {
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has the instructions.
-        Isa::Avx512Vnni => return unsafe { avx512::run::<F>(job, share) },
+        Isa::Avx512Vnni => unsafe { avx512::run_vnni::<F>(job, share) },
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2Vnni => return unsafe { avx2::run_vnni::<F>(job, share) },
-        // SAFETY: as above; the 512-bit sets include it.
-        Isa::Avx2 | Isa::Avx512 => return unsafe { avx2::run::<F>(job, share) },
-        Isa::Portable | Isa::Neon => {}
+        Isa::Avx512 => unsafe { avx512::run::<F>(job, share) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2Vnni => unsafe { avx2::run_vnni::<F>(job, share) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { avx2::run::<F>(job, share) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the processor has the instructions.
+        Isa::Neon => unsafe { neon::run::<F>(job, share) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Isa::NeonDotprod => unsafe { neon::run_dotprod::<F>(job, share) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Isa::NeonI8mm => unsafe { neon::run_i8mm::<F>(job, share) },
+        _ => run::<Portable, F>(Portable, job, share),
     }
-    let _ = isa;
-    run::<Portable, F>(Portable, job, share);
 }
 
 /// Rounds the rows of a tile.
@@ -79,7 +93,7 @@ fn run_on<F: Format>(job: &Job<'_>, share: Share, isa: Isa) {
 /// Invariant: this processor has `isa`.
 pub(super) fn round(values: &[f32], n_inputs: usize, tile: RoundedTile<'_>, isa: Isa) {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Vnni {
+    if matches!(isa, Isa::Avx512 | Isa::Avx512Vnni) {
         // SAFETY: the processor has the instructions.
         return unsafe { avx512::round(values, n_inputs, tile) };
     }

@@ -6,6 +6,7 @@ use half::f16;
 use super::super::activations::Activations;
 use super::super::block_type::BlockType;
 use super::super::isa::Isa;
+use super::super::quantize::tests::value;
 use super::{Blocks, run};
 
 /// A plain generator of test data.
@@ -35,67 +36,10 @@ impl Random {
     }
 }
 
-/// Weight `i` of a block, written down from the formulas of `ggml-quants.c`, one weight at a time.
-fn weight(kind: BlockType, block: &[u8], i: usize) -> f32 {
-    let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
-    let nibble = |start: usize| block[start + i % 16] >> (i / 16 * 4) & 15;
-    let fifth = |start: usize| {
-        let bits = u32::from_le_bytes([block[start], block[start + 1], block[start + 2], block[start + 3]]);
-        ((bits >> i & 1) << 4) as u8
-    };
-    let six_bits = |j: usize| {
-        let q = &block[4..16];
-        if j < 4 {
-            (q[j] & 63, q[j + 4] & 63)
-        } else {
-            ((q[j + 4] & 15) | (q[j - 4] >> 6 << 4), (q[j + 4] >> 4) | (q[j] >> 6 << 4))
-        }
-    };
-    // A byte of codes serves one place in each of the runs of 32 in 64, or in 128.
-    let (run, in_run) = (i / 32, i % 32);
-    match kind {
-        BlockType::Q4_0 => (f32::from(nibble(2)) - 8.0) * half(0),
-        BlockType::Q4_1 => f32::from(nibble(4)) * half(0) + half(2),
-        BlockType::Q5_0 => (f32::from(nibble(6) | fifth(2)) - 16.0) * half(0),
-        BlockType::Q5_1 => f32::from(nibble(8) | fifth(4)) * half(0) + half(2),
-        BlockType::Q8_0 => f32::from(block[2 + i].cast_signed()) * half(0),
-        BlockType::Q2k => {
-            let code = block[16 + i / 128 * 32 + in_run] >> (run % 4 * 2) & 3;
-            let scale = block[i / 16];
-            half(80) * f32::from(scale & 15) * f32::from(code) - half(82) * f32::from(scale >> 4)
-        }
-        BlockType::Q3k => {
-            let low = block[32 + i / 128 * 32 + in_run] >> (run % 4 * 2) & 3;
-            let high = block[in_run] >> run & 1;
-            let (scales, j) = (&block[96..108], i / 16);
-            let scale = match j {
-                0..8 => scales[j] & 15,
-                _ => scales[j - 8] >> 4,
-            } | (scales[8 + j % 4] >> (j / 4 * 2) & 3) << 4;
-            half(108) * (f32::from(scale) - 32.0) * (f32::from(low) - if high == 0 { 4.0 } else { 0.0 })
-        }
-        BlockType::Q4k | BlockType::Q5k => {
-            let (scale, min) = six_bits(run);
-            let codes = if kind == BlockType::Q4k { 16 } else { 48 };
-            let mut code = block[codes + i / 64 * 32 + in_run] >> (run % 2 * 4) & 15;
-            if kind == BlockType::Q5k {
-                code += (block[16 + in_run] >> run & 1) * 16;
-            }
-            half(0) * f32::from(scale) * f32::from(code) - half(2) * f32::from(min)
-        }
-        BlockType::Q6k => {
-            let (part, quarter) = (i / 128, i % 128 / 32);
-            let low = block[part * 64 + quarter % 2 * 32 + in_run] >> (quarter / 2 * 4) & 15;
-            let high = block[128 + part * 32 + in_run] >> (quarter * 2) & 3;
-            half(208) * f32::from(block[192 + i / 16].cast_signed()) * (f32::from(low | high << 4) - 32.0)
-        }
-    }
-}
-
 /// Weights `(n_outputs, n_inputs)`.
 fn weights(kind: BlockType, bytes: &[u8]) -> Vec<f32> {
     let blocks = bytes.chunks_exact(kind.block_bytes());
-    blocks.flat_map(|block| (0..kind.block_len()).map(|i| weight(kind, block, i))).collect()
+    blocks.flat_map(|block| (0..kind.block_len()).map(|place| value(kind, block, place))).collect()
 }
 
 fn activations(values: &[f32], n_inputs: usize) -> Activations {

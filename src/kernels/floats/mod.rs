@@ -11,6 +11,8 @@
 //! Sets of instructions differ within that bound where one of them has no fused multiply-add.
 
 mod format;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 mod product;
 mod simd;
@@ -283,6 +285,10 @@ impl Floats {
         if let Some(simd) = x86::Avx512::of(isa) {
             return self.multiply_with(simd, x, y);
         } else if let Some(simd) = x86::Avx2::of(isa) {
+            return self.multiply_with(simd, x, y);
+        }
+        #[cfg(target_arch = "aarch64")]
+        if let Some(simd) = neon::Neon::of(isa) {
             return self.multiply_with(simd, x, y);
         }
         let _ = isa;

@@ -3,14 +3,16 @@
 use std::arch::x86_64::{
     __m512, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T1, _mm_and_si128, _mm_prefetch,
     _mm_set_epi64x, _mm_set1_epi8, _mm_set1_epi64x, _mm_srli_epi16, _mm_unpacklo_epi64, _mm256_loadu_si256,
-    _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps, _mm512_cvtps_epi32,
-    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_si512, _mm512_max_ps, _mm512_min_ps,
-    _mm512_mul_ps, _mm512_mullo_epi32, _mm512_roundscale_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi16, _mm512_storeu_ps, _mm512_sub_epi32, _mm512_sub_ps,
+    _mm512_add_epi32, _mm512_and_si512, _mm512_andnot_si512, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps,
+    _mm512_cvtps_epi32, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_si512, _mm512_madd_epi16,
+    _mm512_maddubs_epi16, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_mullo_epi32, _mm512_roundscale_ps,
+    _mm512_set1_epi8, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_srli_epi16, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_sub_ps,
 };
 use std::ops::Range;
 
 use super::super::tokens::{RUN, Tokens};
+use super::portable::Dots;
 use super::{Ints, PANEL, PanelZeros, STEP, Store};
 
 /// Rows and panels of a tile where a row is one group: 24 sums, 3 steps and the codes fill 28 of 32 registers.
@@ -208,15 +210,66 @@ fn step<const N: usize, const P: usize, const R: usize>(
         for (r, sums) in sums.iter_mut().enumerate() {
             let code = four(codes[r][k].as_chunks().0[part]);
             for (sum, weights) in sums.iter_mut().zip(weights) {
-                let weights = match (N, part) {
-                    (4, _) => weights,
-                    (_, 0) => _mm512_and_si512(weights, _mm512_set1_epi8(15)),
-                    _ => _mm512_and_si512(_mm512_srli_epi16::<4>(weights), _mm512_set1_epi8(15)),
-                };
-                *sum = _mm512_dpbusd_epi32(*sum, weights, code);
+                *sum = _mm512_dpbusd_epi32(*sum, part_of::<N>(weights, part), code);
             }
         }
     }
+}
+
+/// The codes of a step for 4 of its inputs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn part_of<const N: usize>(weights: __m512i, part: usize) -> __m512i {
+    match (N, part) {
+        (4, _) => weights,
+        (_, 0) => _mm512_and_si512(weights, _mm512_set1_epi8(15)),
+        _ => _mm512_and_si512(_mm512_srli_epi16::<4>(weights), _mm512_set1_epi8(15)),
+    }
+}
+
+/// Processors without byte dot products: the plain loops around these sums.
+pub(super) struct Avx512;
+
+impl Dots for Avx512 {
+    fn dots<const N: usize, const R: usize>(steps: &[[u8; STEP]], codes: [&[[i8; N]]; R]) -> [[i32; PANEL]; R] {
+        #[target_feature(enable = "avx512f,avx512bw")]
+        fn dots<const N: usize, const R: usize>(steps: &[[u8; STEP]], mut codes: [&[[i8; N]]; R]) -> [[i32; PANEL]; R] {
+            for codes in &mut codes {
+                *codes = &codes[..steps.len()];
+            }
+            let mut sums = [_mm512_setzero_si512(); R];
+            for (k, step) in steps.iter().enumerate() {
+                let step = bytes(step);
+                for part in 0..N / 4 {
+                    let weights = part_of::<N>(step, part);
+                    for r in 0..R {
+                        sums[r] = add(sums[r], weights, four(codes[r][k].as_chunks().0[part]), N == 4);
+                    }
+                }
+            }
+            let mut values = [[0; PANEL]; R];
+            for (values, sums) in values.iter_mut().zip(sums) {
+                // SAFETY: 64 bytes, of any alignment.
+                unsafe { _mm512_storeu_si512(values.as_mut_ptr().cast(), sums) };
+            }
+            values
+        }
+        // SAFETY: this set is chosen where the processor has it, as `Isa` says.
+        unsafe { dots(steps, codes) }
+    }
+}
+
+/// Adds products of 4 bytes. Products of two bytes must fit 16 bits, so the highest bits of wide weights go alone.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn add(sum: __m512i, weights: __m512i, codes: __m512i, is_wide: bool) -> __m512i {
+    let (high, one) = (_mm512_set1_epi8(i8::MIN), _mm512_set1_epi16(1));
+    if !is_wide {
+        return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(weights, codes), one));
+    }
+    let lows = _mm512_madd_epi16(_mm512_maddubs_epi16(_mm512_andnot_si512(high, weights), codes), one);
+    let highs = _mm512_madd_epi16(_mm512_maddubs_epi16(_mm512_and_si512(high, weights), codes), one);
+    _mm512_add_epi32(sum, _mm512_add_epi32(lows, highs))
 }
 
 // A loop: `map` over arrays of slices is not always inlined.
@@ -260,8 +313,8 @@ fn grid(ints: &Ints, place: usize) -> (__m512, __m512) {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn four(codes: [i8; 4]) -> __m512i {
+#[target_feature(enable = "avx512f")]
+pub(in crate::kernels) fn four(codes: [i8; 4]) -> __m512i {
     _mm512_set1_epi32(i32::from_ne_bytes(codes.map(i8::cast_unsigned)))
 }
 
@@ -280,14 +333,14 @@ fn bytes(bytes: &[u8; STEP]) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn floats(values: &[half::f16; PANEL]) -> __m512 {
+pub(in crate::kernels) fn floats(values: &[half::f16; PANEL]) -> __m512 {
     // SAFETY: 32 bytes, of any alignment.
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(values.as_ptr().cast()) })
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn values(register: __m512) -> [f32; PANEL] {
+pub(in crate::kernels) fn values(register: __m512) -> [f32; PANEL] {
     let mut values = [0.0; PANEL];
     // SAFETY: 64 bytes, of any alignment.
     unsafe { _mm512_storeu_ps(values.as_mut_ptr(), register) };

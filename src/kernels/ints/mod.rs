@@ -9,7 +9,9 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(super) mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 use std::ops::Range;
@@ -230,24 +232,35 @@ impl Ints {
 
     /// All rows with some panels.
     fn run(&self, isa: Isa, x: &Tokens, panels: Range<usize>, store: &Store<'_>) {
-        let is_byte = self.bits == 8;
         match isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the processor has these instructions, as `Isa` says.
-            Isa::Avx512Vnni if is_byte => unsafe { avx512::multiply::<4>(self, x, panels, store) },
+            Isa::Avx512Vnni if self.bits == 8 => unsafe { avx512::multiply::<4>(self, x, panels, store) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx512Vnni => unsafe { avx512::multiply::<8>(self, x, panels, store) },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2Vnni if is_byte => portable::multiply::<4, avx2::Avx2Vnni>(self, x, panels, store),
+            Isa::Avx2Vnni => self.run_plainly::<avx2::Avx2Vnni>(x, panels, store),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2Vnni => portable::multiply::<8, avx2::Avx2Vnni>(self, x, panels, store),
+            Isa::Avx2 => self.run_plainly::<avx2::Avx2>(x, panels, store),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512 if is_byte => portable::multiply::<4, avx2::Avx2>(self, x, panels, store),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::Avx512 => portable::multiply::<8, avx2::Avx2>(self, x, panels, store),
-            _ if is_byte => portable::multiply::<4, portable::Plain>(self, x, panels, store),
-            _ => portable::multiply::<8, portable::Plain>(self, x, panels, store),
+            Isa::Avx512 => self.run_plainly::<avx512::Avx512>(x, panels, store),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => self.run_plainly::<neon::Neon>(x, panels, store),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => self.run_plainly::<neon::NeonDotprod>(x, panels, store),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => self.run_plainly::<neon::NeonI8mm>(x, panels, store),
+            _ => self.run_plainly::<portable::Plain>(x, panels, store),
+        }
+    }
+
+    /// The plain loops around exact sums of one set of instructions.
+    fn run_plainly<D: portable::Dots>(&self, x: &Tokens, panels: Range<usize>, store: &Store<'_>) {
+        if self.bits == 8 {
+            portable::multiply::<4, D>(self, x, panels, store);
+        } else {
+            portable::multiply::<8, D>(self, x, panels, store);
         }
     }
 

@@ -11,6 +11,9 @@ const ROWS: usize = 4;
 
 /// Exact sums of products: what the sets of instructions differ in.
 pub(super) trait Dots {
+    /// Taken off each code of 8 bits.
+    const BIAS: i32 = 0;
+
     /// The sums of `R` rows over some steps of `N` inputs, one code a row and input.
     fn dots<const N: usize, const R: usize>(steps: &[[u8; STEP]], codes: [&[[i8; N]]; R]) -> [[i32; PANEL]; R];
 }
@@ -31,6 +34,7 @@ pub(super) fn multiply<const N: usize, D: Dots>(ints: &Ints, x: &Tokens, panels:
 
 fn tile<const N: usize, const R: usize, D: Dots>(ints: &Ints, x: &Tokens, panel: usize, row: usize, store: &Store<'_>) {
     let mut sums = [[0.0_f32; PANEL]; R];
+    let bias = if N == 4 { D::BIAS } else { 0 };
     for section in ints.sections() {
         let codes: [&[[i8; N]]; R] = from_fn(|r| &x.codes(row + r).as_chunks().0[section.steps.clone()]);
         let dots = D::dots(&ints.panel(panel)[section.steps.clone()], codes);
@@ -42,7 +46,7 @@ fn tile<const N: usize, const R: usize, D: Dots>(ints: &Ints, x: &Tokens, panel:
             for lane in 0..PANEL {
                 // The whole part is a code: it multiplies exactly, and the difference too is exact.
                 let whole = if ints.is_long() { zeros[lane].round_ties_even().clamp(0.0, 255.0) } else { 0.0 };
-                let dot = (dots[lane] - whole as i32 * total) as f32;
+                let dot = (dots[lane] - (whole as i32 - bias) * total) as f32;
                 let dot = (-(zeros[lane] - whole)).mul_add(total as f32, dot);
                 sums[lane] = scales[lane].mul_add(dot, sums[lane]);
             }

@@ -14,6 +14,7 @@ mod superblock;
 use super::block_type::BlockType;
 use super::isa::Isa;
 use super::pool::{Parts, Share, share_out_if};
+use super::vector::compiled_for;
 
 /// Weights from which a hand-over to other threads pays: some 15 microseconds of the fastest type.
 const MANY: usize = 1 << 14;
@@ -99,54 +100,21 @@ fn n_blocks(kind: BlockType, values: usize, bytes: usize) -> usize {
 }
 
 fn quantize_share(isa: Isa, kind: BlockType, weights: &[f32], bytes: &mut [u8]) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Isa` values of x86-64 are made where the processor has their instructions.
-        Isa::Avx512 | Isa::Avx512Vnni => unsafe { quantize_avx512(kind, weights, bytes) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 | Isa::Avx2Vnni => unsafe { quantize_avx2(kind, weights, bytes) },
-        _ => quantize_blocks(kind, weights, bytes),
-    }
+    compiled_for(
+        isa,
+        #[inline(always)]
+        || quantize_blocks(kind, weights, bytes),
+    );
 }
 
 fn dequantize_share(isa: Isa, kind: BlockType, bytes: &[u8], values: &mut [f32]) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Isa` values of x86-64 are made where the processor has their instructions.
-        Isa::Avx512 | Isa::Avx512Vnni => unsafe { dequantize_avx512(kind, bytes, values) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 | Isa::Avx2Vnni => unsafe { dequantize_avx2(kind, bytes, values) },
-        _ => restore::dequantize_blocks(kind, bytes, values),
-    }
+    compiled_for(
+        isa,
+        #[inline(always)]
+        || restore::dequantize_blocks(kind, bytes, values),
+    );
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-fn quantize_avx512(kind: BlockType, weights: &[f32], bytes: &mut [u8]) {
-    quantize_blocks(kind, weights, bytes);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn quantize_avx2(kind: BlockType, weights: &[f32], bytes: &mut [u8]) {
-    quantize_blocks(kind, weights, bytes);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-fn dequantize_avx512(kind: BlockType, bytes: &[u8], values: &mut [f32]) {
-    restore::dequantize_blocks(kind, bytes, values);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dequantize_avx2(kind: BlockType, bytes: &[u8], values: &mut [f32]) {
-    restore::dequantize_blocks(kind, bytes, values);
-}
-
-#[expect(clippy::inline_always, reason = "the instructions of the caller are used only where it is inlined")]
 #[inline(always)]
 fn quantize_blocks(kind: BlockType, weights: &[f32], bytes: &mut [u8]) {
     match kind {
@@ -164,4 +132,4 @@ fn quantize_blocks(kind: BlockType, weights: &[f32], bytes: &mut [u8]) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

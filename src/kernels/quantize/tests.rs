@@ -167,7 +167,7 @@ fn half_at(block: &[u8], at: usize) -> f32 {
 }
 
 /// The value of weight `place` of a block, by the definition of its type.
-fn value(kind: BlockType, block: &[u8], place: usize) -> f32 {
+pub(in crate::kernels) fn value(kind: BlockType, block: &[u8], place: usize) -> f32 {
     let (at_step, at_min) = places(kind);
     let step = half_at(block, at_step);
     match (entry(kind, block, place), at_min) {

@@ -2,21 +2,25 @@
 //! is set.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _MM_HINT_T0, _mm_add_epi32, _mm_prefetch, _mm_set1_epi32, _mm_setr_epi32, _mm256_loadu_si256,
-    _mm512_broadcast_i32x4, _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepi32_ps, _mm512_cvtph_ps,
-    _mm512_dpbusd_epi32, _mm512_extracti64x4_epi64, _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_mask_blend_epi8,
-    _mm512_mask_expand_epi8, _mm512_mask_shuffle_epi8, _mm512_maskz_expand_epi16, _mm512_mul_ps, _mm512_or_si512,
-    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi32,
-    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_sub_ps,
+    __m512, __m512i, _MM_HINT_T0, _mm_add_epi32, _mm_prefetch, _mm_set1_epi32, _mm_setr_epi32, _mm512_broadcast_i32x4,
+    _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
+    _mm512_extracti64x4_epi64, _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_mask_blend_epi8, _mm512_mask_expand_epi8,
+    _mm512_mask_shuffle_epi8, _mm512_maskz_expand_epi16, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi32, _mm512_storeu_si512,
+    _mm512_sub_epi32, _mm512_sub_ps,
 };
 use std::ops::Range;
 
 use half::f16;
 
+use super::super::ints::avx512::{floats, four, values};
 use super::super::ints::{PANEL, STEP, Store};
+use super::super::isa::Isa;
 use super::super::tokens::Tokens;
+use super::super::vector::Wide;
 use super::ints::Raised;
-use super::{FEW, Packed, STEP_INPUTS, Value};
+use super::spread::{Number, Scaled, Spread};
+use super::{FEW, PADDING, Packed, STEP_INPUTS, Value};
 
 /// Panels of a pass of one row: enough chains of sums, and streams from memory.
 const ALONE: usize = 4;
@@ -29,50 +33,94 @@ const DEPTH: usize = 32;
 /// Rows whose sums wait for the next stretch: 24 KiB.
 const WAITING: usize = 96;
 
-/// The weights of a step as spread out in registers, by inputs.
-pub(super) trait Spread: Value {
-    /// # Safety
-    /// The processor has AVX-512 F, BW, DQ, VL, VBMI and VBMI2.
-    unsafe fn step(values: &[Self], mask: u64) -> [__m512; STEP_INPUTS];
-}
+/// AVX-512 F, BW, DQ, VL, VNNI, VBMI and VBMI2.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Avx512(());
 
-impl Spread for f16 {
-    #[inline]
-    #[target_feature(
-        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt"
-    )]
-    unsafe fn step(values: &[Self], mask: u64) -> [__m512; STEP_INPUTS] {
-        let low = _mm512_maskz_expand_epi16(mask as u32, halves(values));
-        let values = &values[(mask as u32).count_ones() as usize..];
-        let high = _mm512_maskz_expand_epi16((mask >> 32) as u32, halves(values));
-        [
-            _mm512_cvtph_ps(_mm512_castsi512_si256(low)),
-            _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(low)),
-            _mm512_cvtph_ps(_mm512_castsi512_si256(high)),
-            _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(high)),
-        ]
+impl Avx512 {
+    /// The token, where `isa` has the instructions.
+    pub(super) fn of(isa: Isa) -> Option<Self> {
+        (isa == Isa::Avx512Vnni).then_some(Self(()))
     }
 }
 
-impl Spread for Raised {
+/// Instructions that a token proves.
+macro_rules! proven {
+    ($token:expr, $instructions:expr) => {{
+        let _proof: Avx512 = $token;
+        // SAFETY: the token is made only for a set that a processor has, which includes these instructions.
+        unsafe { $instructions }
+    }};
+}
+
+impl Spread for Avx512 {
+    type Vector = Wide;
+
     #[inline]
-    #[target_feature(
-        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt"
-    )]
-    unsafe fn step(values: &[Self], mask: u64) -> [__m512; STEP_INPUTS] {
-        // 2²³ with a small integer as its last bits is the sum of both.
-        let (base, raised) = (_mm512_set1_epi32(0x4B00_0000), _mm512_set1_ps(8_388_608.0 + 128.0));
-        let codes = codes(values, mask);
-        let first = _mm512_mask_blend_epi8(LAST_BYTES, base, codes);
-        let second = _mm512_mask_shuffle_epi8(base, LAST_BYTES, codes, places(1));
-        let third = _mm512_mask_shuffle_epi8(base, LAST_BYTES, codes, places(2));
-        let fourth = _mm512_or_si512(base, _mm512_srli_epi32::<24>(codes));
-        let mut weights = [_mm512_setzero_ps(); STEP_INPUTS];
-        for (weights, codes) in weights.iter_mut().zip([first, second, third, fourth]) {
-            *weights = _mm512_sub_ps(_mm512_castsi512_ps(codes), raised);
+    fn run(self, work: impl FnOnce()) {
+        #[target_feature(
+            enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt"
+        )]
+        fn compiled(work: impl FnOnce()) {
+            work();
         }
-        weights
+        proven!(self, compiled(work));
     }
+
+    #[inline(always)]
+    fn fetch<T>(self, place: *const T) {
+        proven!(self, fetch(place));
+    }
+
+    #[inline(always)]
+    fn halves(self, values: &[f16; PADDING], mask: u64) -> [Wide; STEP_INPUTS] {
+        proven!(self, halves(values, mask))
+    }
+
+    #[inline(always)]
+    fn numbers(self, values: &[Raised; PADDING], mask: u64) -> [Wide; STEP_INPUTS] {
+        proven!(self, numbers(values, mask))
+    }
+
+    #[inline(always)]
+    fn codes(self, values: &[Raised; PADDING], mask: u64, step: &mut [u8; STEP]) {
+        proven!(self, _mm512_storeu_si512(step.as_mut_ptr().cast(), codes(values, mask)));
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
+fn halves(values: &[f16; PADDING], mask: u64) -> [Wide; STEP_INPUTS] {
+    // SAFETY: 64 bytes each, of any alignment: at most 32 of the 64 values come before the rest.
+    let (values, rest) = unsafe {
+        let rest = values.as_ptr().add((mask as u32).count_ones() as usize);
+        (_mm512_loadu_si512(values.as_ptr().cast()), _mm512_loadu_si512(rest.cast()))
+    };
+    let low = _mm512_maskz_expand_epi16(mask as u32, values);
+    let high = _mm512_maskz_expand_epi16((mask >> 32) as u32, rest);
+    [
+        Wide(_mm512_cvtph_ps(_mm512_castsi512_si256(low))),
+        Wide(_mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(low))),
+        Wide(_mm512_cvtph_ps(_mm512_castsi512_si256(high))),
+        Wide(_mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(high))),
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
+fn numbers(values: &[Raised; PADDING], mask: u64) -> [Wide; STEP_INPUTS] {
+    // 2²³ with a small integer as its last bits is the sum of both.
+    let (base, raised) = (_mm512_set1_epi32(0x4B00_0000), _mm512_set1_ps(8_388_608.0 + 128.0));
+    let codes = codes(values, mask);
+    let first = _mm512_mask_blend_epi8(LAST_BYTES, base, codes);
+    let second = _mm512_mask_shuffle_epi8(base, LAST_BYTES, codes, places(1));
+    let third = _mm512_mask_shuffle_epi8(base, LAST_BYTES, codes, places(2));
+    let fourth = _mm512_or_si512(base, _mm512_srli_epi32::<24>(codes));
+    let mut weights = [Wide(_mm512_setzero_ps()); STEP_INPUTS];
+    for (weights, codes) in weights.iter_mut().zip([first, second, third, fourth]) {
+        *weights = Wide(_mm512_sub_ps(_mm512_castsi512_ps(codes), raised));
+    }
+    weights
 }
 
 /// The lowest byte of each lane.
@@ -84,18 +132,26 @@ const LAST_BYTES: u64 = 0x1111_1111_1111_1111;
 fn places(input: i32) -> __m512i {
     _mm512_broadcast_i32x4(_mm_add_epi32(_mm_setr_epi32(0, 4, 8, 12), _mm_set1_epi32(input)))
 }
+
 /// Products of some panels, each weight times `scales` of its panel in the end.
-///
-/// # Safety
-/// The processor has AVX-512 F, BW, DQ, VL, VNNI, VBMI and VBMI2.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
-pub(super) unsafe fn multiply<V: Spread>(
-    packed: &Packed<V>,
-    scales: impl Fn(usize) -> [f16; PANEL],
+pub(super) fn multiply<V: Number, F: Fn(usize) -> [f16; PANEL]>(
+    set: Avx512,
+    weights: &Scaled<'_, V, F>,
     x: &[f32],
     panels: Range<usize>,
     store: &Store<'_>,
 ) {
+    proven!(set, all_panels(weights, x, panels, store));
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
+fn all_panels<V: Number, F: Fn(usize) -> [f16; PANEL]>(
+    weights: &Scaled<'_, V, F>,
+    x: &[f32],
+    panels: Range<usize>,
+    store: &Store<'_>,
+) {
+    let Scaled { packed, scales } = weights;
     let n_rows = x.len() / packed.n_inputs;
     let width = if n_rows == 1 {
         ALONE
@@ -109,18 +165,18 @@ pub(super) unsafe fn multiply<V: Spread>(
         let is_wide = panels.end - panel >= width;
         match (n_rows, is_wide) {
             (0, _) => {}
-            (1, true) => few::<V, ALONE, 1>(packed, &scales, x, panel, store),
-            (2..=FEW, true) => of_rows::<V, BESIDE>(packed, &scales, x, panel, store),
-            (..=FEW, false) => of_rows::<V, 1>(packed, &scales, x, panel, store),
-            (_, true) => many::<V, { TILE.1 }>(packed, &scales, x, panel, store),
-            (_, false) => many::<V, 1>(packed, &scales, x, panel, store),
+            (1, true) => few::<V, ALONE, 1>(packed, scales, x, panel, store),
+            (2..=FEW, true) => of_rows::<V, BESIDE>(packed, scales, x, panel, store),
+            (..=FEW, false) => of_rows::<V, 1>(packed, scales, x, panel, store),
+            (_, true) => many::<V, { TILE.1 }>(packed, scales, x, panel, store),
+            (_, false) => many::<V, 1>(packed, scales, x, panel, store),
         }
         panel += if is_wide { width } else { 1 };
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
-fn of_rows<V: Spread, const P: usize>(
+fn of_rows<V: Number, const P: usize>(
     packed: &Packed<V>,
     scales: &impl Fn(usize) -> [f16; PANEL],
     x: &[f32],
@@ -141,7 +197,7 @@ fn of_rows<V: Spread, const P: usize>(
 
 /// `R` rows with `P` panels, spread out in registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
-fn few<V: Spread, const P: usize, const R: usize>(
+fn few<V: Number, const P: usize, const R: usize>(
     packed: &Packed<V>,
     scales: &impl Fn(usize) -> [f16; PANEL],
     x: &[f32],
@@ -184,8 +240,8 @@ fn few<V: Spread, const P: usize, const R: usize>(
 
 /// The masks and values of panels, read from the beginning to the end.
 struct Sources<'a, V, const P: usize> {
+    packed: &'a Packed<V>,
     masks: [&'a [u64]; P],
-    values: &'a [V],
     next: [usize; P],
     /// From a value to one of the panels after these: what is fetched from memory meanwhile.
     ahead: usize,
@@ -198,11 +254,11 @@ impl<'a, V: Value, const P: usize> Sources<'a, V, P> {
             (*masks, *next) = (packed.masks(panel + p), packed.start(panel + p));
         }
         let ahead = packed.start(panel + P) - packed.start(panel);
-        Self { masks, values: &packed.values, next, ahead }
+        Self { packed, masks, next, ahead }
     }
 }
 
-impl<V: Spread, const P: usize> Sources<'_, V, P> {
+impl<V: Number, const P: usize> Sources<'_, V, P> {
     /// The weights of step `k` of panel `p`, which follow those of the step before.
     #[inline]
     #[target_feature(
@@ -210,18 +266,21 @@ impl<V: Spread, const P: usize> Sources<'_, V, P> {
     )]
     fn next(&mut self, p: usize, k: usize) -> [__m512; STEP_INPUTS] {
         let mask = self.masks[p][k];
-        let values = &self.values[self.next[p]..];
+        let values = self.packed.values_from(self.next[p]);
         fetch(values.as_ptr().wrapping_add(self.ahead));
         fetch((&raw const self.masks[p][k]).wrapping_add(P * self.masks[p].len()));
         self.next[p] += mask.count_ones() as usize;
-        // SAFETY: this function has the same instructions.
-        unsafe { V::step(values, mask) }
+        let mut weights = [_mm512_setzero_ps(); STEP_INPUTS];
+        for (weights, spread) in weights.iter_mut().zip(V::spread(Avx512(()), values, mask)) {
+            *weights = spread.0;
+        }
+        weights
     }
 }
 
 /// All rows with `P` panels, a stretch of inputs after the other.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
-fn many<V: Spread, const P: usize>(
+fn many<V: Number, const P: usize>(
     packed: &Packed<V>,
     scales: &impl Fn(usize) -> [f16; PANEL],
     x: &[f32],
@@ -302,11 +361,18 @@ fn tile<const P: usize, const R: usize>(
 }
 
 /// Products of a few tokens with some panels.
-///
-/// # Safety
-/// The processor has AVX-512 F, BW, DQ, VL, VNNI, VBMI and VBMI2.
+pub(super) fn multiply_tokens(
+    set: Avx512,
+    packed: &Packed<Raised>,
+    scales: &[[f16; PANEL]],
+    x: &Tokens,
+    (panels, store): (Range<usize>, &Store<'_>),
+) {
+    proven!(set, tokens_of_panels(packed, scales, x, panels, store));
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
-pub(super) unsafe fn multiply_tokens(
+fn tokens_of_panels(
     packed: &Packed<Raised>,
     scales: &[[f16; PANEL]],
     x: &Tokens,
@@ -367,7 +433,7 @@ fn few_tokens<const P: usize, const R: usize>(
         for p in 0..P {
             let weights = sources.next_raised(p, k);
             for (row, dots) in rows.iter().zip(&mut dots) {
-                let x = _mm512_set1_epi32(i32::from_ne_bytes(row[k].map(i8::cast_unsigned)));
+                let x = four(row[k]);
                 dots[p] = _mm512_dpbusd_epi32(dots[p], weights, x);
             }
         }
@@ -390,7 +456,7 @@ impl<const P: usize> Sources<'_, Raised, P> {
     )]
     fn next_raised(&mut self, p: usize, k: usize) -> __m512i {
         let mask = self.masks[p][k];
-        let values = &self.values[self.next[p]..];
+        let values = self.packed.values_from(self.next[p]);
         fetch(values.as_ptr().wrapping_add(self.ahead));
         fetch((&raw const self.masks[p][k]).wrapping_add(P * self.masks[p].len()));
         self.next[p] += mask.count_ones() as usize;
@@ -398,57 +464,16 @@ impl<const P: usize> Sources<'_, Raised, P> {
     }
 }
 
-/// The codes of some panels, raised by 128, as the steps of dense panels.
-///
-/// # Safety
-/// The processor has AVX-512 F, BW, DQ, VL, VNNI, VBMI and VBMI2.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
-pub(super) unsafe fn spread(packed: &Packed<Raised>, panels: Range<usize>, dense: &mut [[u8; STEP]]) {
-    for (panel, dense) in panels.zip(dense.chunks_exact_mut(packed.n_steps())) {
-        let mut sources = Sources::<Raised, 1>::new(packed, panel);
-        for (k, step) in dense.iter_mut().enumerate() {
-            let codes = sources.next_raised(0, k);
-            // SAFETY: 64 bytes, of any alignment.
-            unsafe { _mm512_storeu_si512(step.as_mut_ptr().cast(), codes) };
-        }
-    }
-}
-
 /// The codes from the first on in the bytes whose bit is set, raised by 128 as they are held; 128 for zero elsewhere.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
-fn codes(values: &[Raised], mask: u64) -> __m512i {
-    let values = &values[..64];
+fn codes(values: &[Raised; PADDING], mask: u64) -> __m512i {
     // SAFETY: 64 bytes, of any alignment.
     _mm512_mask_expand_epi8(_mm512_set1_epi8(i8::MIN), mask, unsafe { _mm512_loadu_si512(values.as_ptr().cast()) })
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
-fn halves(values: &[f16]) -> __m512i {
-    let values = &values[..32];
-    // SAFETY: 64 bytes, of any alignment.
-    unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
 fn fetch<T>(place: *const T) {
     _mm_prefetch::<_MM_HINT_T0>(place.cast());
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
-fn floats(values: &[f16; PANEL]) -> __m512 {
-    // SAFETY: 32 bytes, of any alignment.
-    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(values.as_ptr().cast()) })
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,avx2,fma,f16c,popcnt")]
-fn values(register: __m512) -> [f32; PANEL] {
-    let mut values = [0.0; PANEL];
-    // SAFETY: 64 bytes, of any alignment.
-    unsafe { _mm512_storeu_ps(values.as_mut_ptr(), register) };
-    values
 }

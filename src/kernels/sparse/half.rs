@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{Isa, Packed, Value, portable};
+use super::{Isa, Packed, Value};
 
 impl Value for f16 {
     const ZERO: Self = Self::ZERO;
@@ -79,13 +79,6 @@ impl SparseHalf {
     }
 
     pub(super) fn multiply_with(&self, isa: Isa, x: &[f32], y: &mut [f32]) {
-        let packed = &self.packed;
-        let scales = |_| [f16::ONE; super::PANEL];
-        packed.share_out(packed.n_rows(x), y, |panels, store| match isa {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the processor has these instructions, as `Isa` says.
-            Isa::Avx512Vnni => unsafe { super::avx512::multiply(packed, scales, x, panels, store) },
-            _ => portable::multiply(packed, scales, x, panels, store),
-        });
+        self.packed.multiply(isa, |_| [f16::ONE; super::PANEL], x, y);
     }
 }

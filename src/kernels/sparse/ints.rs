@@ -7,7 +7,8 @@ use half::f16;
 
 use super::super::ints::{Ints, PANEL, STEP, Store};
 use super::super::tokens::Tokens;
-use super::{FEW, Isa, Packed, Value, portable};
+use super::portable::Plain;
+use super::{FEW, Isa, Packed, Value, spread};
 
 /// Panels that are spread out at once for a product of many tokens.
 const STRETCH: usize = 3;
@@ -110,14 +111,7 @@ impl SparseInts {
     }
 
     pub(super) fn multiply_with(&self, isa: Isa, x: &[f32], y: &mut [f32]) {
-        let packed = &self.packed;
-        let scales = |panel: usize| self.scales[panel];
-        packed.share_out(packed.n_rows(x), y, |panels, store| match isa {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the processor has these instructions, as `Isa` says.
-            Isa::Avx512Vnni => unsafe { super::avx512::multiply(packed, scales, x, panels, store) },
-            _ => portable::multiply(packed, scales, x, panels, store),
-        });
+        self.packed.multiply(isa, |panel| self.scales[panel], x, y);
     }
 
     /// y = x Wᵀ for rows of rounded activations, on all threads: dot products are exact, results those of
@@ -134,13 +128,12 @@ impl SparseInts {
     pub(super) fn multiply_tokens_with(&self, isa: Isa, x: &Tokens, y: &mut [f32]) {
         assert_eq!(x.n_inputs(), self.n_inputs(), "activations for this matrix");
         let is_direct = x.n_rows() <= FEW && self.n_inputs() <= LONGEST;
-        self.packed.share_out(x.n_rows(), y, |panels, store| match isa {
+        self.packed.share_out(x.n_rows(), y, |panels, store| {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: the processor has these instructions, as `Isa` says.
-            Isa::Avx512Vnni if is_direct => unsafe {
-                super::avx512::multiply_tokens(&self.packed, &self.scales, x, panels, store);
-            },
-            _ => self.spread_and_multiply(isa, x, panels, store),
+            if is_direct && let Some(set) = super::avx512::Avx512::of(isa) {
+                return super::avx512::multiply_tokens(set, &self.packed, &self.scales, x, (panels, store));
+            }
+            self.spread_and_multiply(isa, x, panels, store);
         });
         let _ = is_direct;
     }
@@ -151,15 +144,26 @@ impl SparseInts {
         for panel in panels.clone().step_by(STRETCH) {
             let stretch = panel..(panel + STRETCH).min(panels.end);
             codes.resize(stretch.len() * self.packed.n_steps(), [0; STEP]);
-            match isa {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: the processor has these instructions, as `Isa` says.
-                Isa::Avx512Vnni => unsafe { super::avx512::spread(&self.packed, stretch.clone(), &mut codes) },
-                _ => portable::spread(&self.packed, stretch.clone(), &mut codes),
-            }
+            self.spread(isa, stretch.clone(), &mut codes);
             let dense = Ints::of_panels(codes, self.scales[stretch].to_vec(), self.n_inputs());
             codes = dense.multiply_panels(isa, x, &Store { first_panel: panel, ..*store });
         }
         SPREAD.set(codes);
+    }
+
+    /// Some panels as dense ones.
+    fn spread(&self, isa: Isa, panels: Range<usize>, dense: &mut [[u8; STEP]]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(set) = super::avx512::Avx512::of(isa) {
+            return spread::spread(set, &self.packed, panels, dense);
+        } else if let Some(set) = super::avx2::Avx2::of(isa) {
+            return spread::spread(set, &self.packed, panels, dense);
+        }
+        #[cfg(target_arch = "aarch64")]
+        if let Some(set) = super::neon::Neon::of(isa) {
+            return spread::spread(set, &self.packed, panels, dense);
+        }
+        let _ = isa;
+        spread::spread(Plain, &self.packed, panels, dense);
     }
 }

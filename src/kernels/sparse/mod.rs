@@ -1,22 +1,34 @@
 //! Products with weights that are mostly zero: the other weights, and one bit a weight that says where they are.
 //!
 //! Weights lie in panels of 16 outputs, in steps of 4 inputs: a step has a mask of 64 bits, and a panel's weights follow
-//! each other in the order of the bits. With byte expansion a few rows of activations are multiplied with weights that
-//! are spread over the lanes of a register as they are loaded. Everywhere else, a stretch of some panels is spread into
-//! a buffer in the first-level cache and multiplied as if it were dense.
+//! each other in the order of the bits. A few rows of activations are multiplied with weights that are spread over the
+//! lanes of registers as they are loaded: by expansion on AVX-512, by shuffles whose orders are in tables on AVX2 and
+//! NEON. For more rows, a stretch of some panels is spread into a buffer in the first-level cache and multiplied as if it
+//! were dense.
 //!
-//! A sum is one chain of fused multiply-adds in f32 over the inputs in order, zeros included, on every instruction set:
-//! results are those of the dense product to the bit, whatever rows are computed together.
+//! A sum is one chain of fused multiply-adds in f32 over the inputs in order, zeros included, on every instruction set
+//! (of the plain one, where the compiler may assume them): results are those of the dense product to the bit, whatever rows are computed together.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod half;
 mod ints;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
+mod spread;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod tables;
 
 pub use self::half::SparseHalf;
 pub use self::ints::SparseInts;
 
+use ::half::f16;
+
+use self::portable::Plain;
+use self::spread::{Number, Scaled};
 use super::ints::{LARGE, PANEL, Store};
 use super::isa::Isa;
 use super::pool::{Parts, share_out_if};
@@ -107,6 +119,12 @@ impl<V: Value> Packed<V> {
         self.offsets[panel] as usize
     }
 
+    /// The values from one on, as many as a step has at most.
+    #[inline]
+    fn values_from(&self, first: usize) -> &[V; PADDING] {
+        self.values[first..].first_chunk().expect("values that fill up")
+    }
+
     /// The weights of one output feature.
     fn row(&self, output: usize, values: &mut [f32]) {
         assert!(output < self.n_outputs && values.len() == self.n_inputs, "a row of the matrix");
@@ -135,6 +153,27 @@ impl<V: Value> Packed<V> {
     fn n_rows(&self, x: &[f32]) -> usize {
         assert!(x.len().is_multiple_of(self.n_inputs), "whole rows of activations");
         x.len() / self.n_inputs
+    }
+}
+
+impl<V: Number> Packed<V> {
+    /// y = x Wᵀ for rows of activations, each weight times `scales` of its panel.
+    fn multiply(&self, isa: Isa, scales: impl Fn(usize) -> [f16; PANEL] + Copy + Sync, x: &[f32], y: &mut [f32]) {
+        self.share_out(self.n_rows(x), y, |panels, store| {
+            let weights = Scaled { packed: self, scales };
+            #[cfg(target_arch = "x86_64")]
+            if let Some(set) = avx512::Avx512::of(isa) {
+                return avx512::multiply(set, &weights, x, panels, store);
+            } else if let Some(set) = avx2::Avx2::of(isa) {
+                return spread::multiply(set, &weights, x, panels, store);
+            }
+            #[cfg(target_arch = "aarch64")]
+            if let Some(set) = neon::Neon::of(isa) {
+                return spread::multiply(set, &weights, x, panels, store);
+            }
+            let _ = isa;
+            spread::multiply(Plain, &weights, x, panels, store);
+        });
     }
 }
 

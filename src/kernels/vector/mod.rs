@@ -5,6 +5,8 @@
 //! between sets the last bits may differ where the compiler has no fused multiply-add, within the bounds stated here.
 
 mod functions;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod register;
 mod rows;
 mod wide;
@@ -15,7 +17,11 @@ use std::ops::Range;
 
 pub(in crate::kernels) use functions::decay;
 use functions::{gelu, gelu_tanh, silu};
-/// What loops for AVX2 and AVX-512 use: nothing of their own elsewhere.
+#[cfg(target_arch = "aarch64")]
+pub(in crate::kernels) use neon::Quad;
+/// What loops for other processors' sets use: nothing of their own here.
+#[cfg(not(target_arch = "aarch64"))]
+pub(in crate::kernels) use register::Lanes as Quad;
 #[cfg(not(target_arch = "x86_64"))]
 pub(in crate::kernels) use register::{Lanes as Pair, Lanes as Wide};
 pub(in crate::kernels) use register::{Lanes, Register};
@@ -277,7 +283,8 @@ fn softmax_on(isa: Isa, row: &mut [f32]) {
         || match isa {
             Isa::Avx512 | Isa::Avx512Vnni => soften::<Wide>(row),
             Isa::Avx2 | Isa::Avx2Vnni => soften::<Pair>(row),
-            Isa::Portable | Isa::Neon => soften::<Lanes>(row),
+            Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => soften::<Quad>(row),
+            Isa::Portable => soften::<Lanes>(row),
         },
     );
 }

@@ -139,3 +139,20 @@ fn widened(value: f16) -> f32 {
     let magnitude = if magnitude < 31 << 23 { finite.to_bits() } else { magnitude | 0xff << 23 };
     f32::from_bits(magnitude | (bits & 0x8000) << 16)
 }
+
+/// e^r and n + [`ROUND`] for x = r + n ln 2, as in the plain code.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+pub(super) fn reduced<V: Register>(x: V) -> (V, V) {
+    use crate::kernels::vector::functions::{LN2_HIGH, LN2_LOW, LOG2_E, POWERS, ROUND};
+    let shifted = x.multiply_add(V::splat(LOG2_E), V::splat(ROUND));
+    let n = shifted.add(V::splat(-ROUND));
+    let r = n.multiply_add(V::splat(-LN2_LOW), n.multiply_add(V::splat(-LN2_HIGH), x));
+    let mut p = V::splat(POWERS[POWERS.len() - 1]);
+    let mut power = POWERS.len() - 1;
+    while power > 0 {
+        power -= 1;
+        p = p.multiply_add(r, V::splat(POWERS[power]));
+    }
+    (p.mul(r).multiply_add(r, r).add(V::splat(1.0)), shifted)
+}

@@ -271,6 +271,7 @@ fn registers_agree_with_plain_lanes() {
     on_each_set(|isa| match isa {
         Isa::Avx512 | Isa::Avx512Vnni => compiled_for(isa, check::<Wide>),
         Isa::Avx2 | Isa::Avx2Vnni => compiled_for(isa, check::<Pair>),
-        Isa::Portable | Isa::Neon => check::<Lanes>(),
+        Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => check::<Quad>(),
+        Isa::Portable => check::<Lanes>(),
     });
 }

@@ -26,7 +26,8 @@ pub(in crate::kernels) fn compiled_for<T>(isa: Isa, work: impl FnOnce() -> T) ->
             Isa::Avx512 | Isa::Avx512Vnni => return unsafe { avx512(work) },
             // SAFETY: as above.
             Isa::Avx2 | Isa::Avx2Vnni => return unsafe { avx2(work) },
-            Isa::Portable | Isa::Neon => {}
+            // What sets of ARM have beyond every processor's is for bytes.
+            Isa::Portable | Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => {}
         }
     }
     let _ = isa;

@@ -12,14 +12,15 @@ use std::arch::x86_64::{
 
 use half::f16;
 
-use crate::kernels::vector::functions::{LN2_HIGH, LN2_LOW, LOG2_E, POWERS, ROUND};
+use crate::kernels::vector::functions::ROUND;
+use crate::kernels::vector::register::reduced;
 use crate::kernels::vector::{LANES, Register};
 
 /// One register of AVX-512.
 ///
-/// Invariant: exists only inside [`compiled_for`](crate::kernels::vector::compiled_for) with a set that has AVX-512.
+/// Invariant: exists only in functions compiled for AVX-512, on processors that have it.
 #[derive(Clone, Copy)]
-pub(in crate::kernels) struct Wide(__m512);
+pub(in crate::kernels) struct Wide(pub(in crate::kernels) __m512);
 
 /// A step on registers.
 macro_rules! step {
@@ -98,9 +99,9 @@ impl Register for Wide {
 
 /// Two registers of AVX2.
 ///
-/// Invariant: exists only inside [`compiled_for`](crate::kernels::vector::compiled_for) with a set that has AVX2.
+/// Invariant: exists only in functions compiled for AVX2, FMA and F16C, on processors that have them.
 #[derive(Clone, Copy)]
-pub(in crate::kernels) struct Pair([__m256; 2]);
+pub(in crate::kernels) struct Pair(pub(in crate::kernels) [__m256; 2]);
 
 /// A step on pairs of registers, half by half.
 macro_rules! halves {
@@ -192,19 +193,4 @@ impl Register for Pair {
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         }
     }
-}
-
-/// e^r and n + [`ROUND`] for x = r + n ln 2, as in the plain code.
-#[inline(always)]
-fn reduced<V: Register>(x: V) -> (V, V) {
-    let shifted = x.multiply_add(V::splat(LOG2_E), V::splat(ROUND));
-    let n = shifted.add(V::splat(-ROUND));
-    let r = n.multiply_add(V::splat(-LN2_LOW), n.multiply_add(V::splat(-LN2_HIGH), x));
-    let mut p = V::splat(POWERS[POWERS.len() - 1]);
-    let mut power = POWERS.len() - 1;
-    while power > 0 {
-        power -= 1;
-        p = p.multiply_add(r, V::splat(POWERS[power]));
-    }
-    (p.mul(r).multiply_add(r, r).add(V::splat(1.0)), shifted)
 }
