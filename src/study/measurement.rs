@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::study::CompressionReport;
+use crate::study::{CompressionReport, Energy};
 
 /// A statistic with its uncertainty. Every field is finite.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub struct Measurements {
     pub speed: Option<Speed>,
     /// Bytes and peak memory.
     pub memory: Memory,
+    /// Energy, where the device tells it; [`Conditions::no_energy`] says why it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
     /// Effective bits per weight, scales and minimums included; see [`crate::recipe::Plan::bits_per_weight`].
     pub bits_per_weight: f64,
     /// Layers whose format has no product on the device: their speed and resident memory are not the format's.
@@ -153,7 +156,7 @@ pub struct PhaseSpeed {
 
 /// Bytes and peak memory.
 #[expect(clippy::struct_field_names, reason = "a quantity ends in its unit")]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Memory {
     /// Bytes of all tensors as packed: what an exported file holds.
     pub weight_bytes: u64,
@@ -163,6 +166,17 @@ pub struct Memory {
     pub peak_rss_bytes: Option<u64>,
     /// Peak memory on the GPU through NVML; absent without one.
     pub peak_gpu_bytes: Option<u64>,
+    /// What `peak_rss_bytes` was predicted to be, from headers and settings; see [`crate::study::MemoryEstimate`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted_peak_bytes: Option<u64>,
+}
+
+impl Memory {
+    /// The predicted peak over the measured one.
+    pub fn prediction_ratio(&self) -> Option<f64> {
+        let measured = self.peak_rss_bytes.filter(|bytes| *bytes > 0)?;
+        Some(self.predicted_peak_bytes? as f64 / measured as f64)
+    }
 }
 
 /// Conditions under which the numbers were taken. Absent readings are absent, not zero.
@@ -180,6 +194,9 @@ pub struct Conditions {
     pub temperature_celsius: Option<f64>,
     /// Other processes that used more than a tenth of a core: name and cores used.
     pub busy_processes: Vec<(String, f64)>,
+    /// Why no energy was read, where none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_energy: Option<String>,
     /// The program and the products it was built with: `trimtab 0.1.0, candle 0.11.1`.
     pub build: String,
 }

@@ -51,6 +51,7 @@ impl ConditionsProbe {
             load_1min: System::load_average().ok().map(|load| load.one).filter(|load| load.is_finite()),
             frequency_mhz: host.frequency_mhz(),
             temperature_celsius: host.temperature_celsius(),
+            no_energy: None,
             busy_processes: busy_processes(&self.before, &after, elapsed_secs),
             build: format!("trimtab {}, candle 0.11.1", env!("CARGO_PKG_VERSION")),
         }

@@ -4,6 +4,7 @@
 //! trial recompresses only layers whose settings changed.
 
 mod calibration;
+mod energy;
 mod quality;
 mod speed;
 mod variant;
@@ -19,10 +20,12 @@ use crate::nn::{Llama, NnError};
 use crate::recipe::{Plan, Recipe};
 use crate::runtime::{ModelStore, RuntimeError, Sampling, generate};
 use crate::study::{
-    Caution, Conditions, Failure, FailureKind, Measurements, Phase, SampleWorkload, StudyEvent, TrialSpec,
+    Caution, Conditions, Failure, FailureKind, Measurements, MemoryEstimate, Phase, SampleWorkload, StudyEvent,
+    TrialSpec, Workload,
 };
 use crate::telemetry::{ConditionsProbe, memory};
 use crate::worker::serve::{Executor, Sink};
+use crate::worker::trial::energy::{Mark, Stretches, TrialEnergy};
 use crate::worker::trial::variant::{Built, measurements};
 
 /// Runs trials of one model on one device.
@@ -73,7 +76,8 @@ impl TrialExecutor {
 
 impl Executor for TrialExecutor {
     fn run(&mut self, spec: &TrialSpec, sink: &Sink) -> Result<(Measurements, Vec<Caution>), Failure> {
-        let sink = TrialSink { spec, sink };
+        let energy = TrialEnergy::begin(spec.device);
+        let sink = TrialSink { spec, sink, energy: Some(&energy) };
         memory::reset_peak();
         let threads = self.threads;
         let probe = ConditionsProbe::start();
@@ -102,23 +106,29 @@ impl Executor for TrialExecutor {
             }
             _ => None,
         };
-        let speed = match &spec.workload.speed {
-            None => None,
-            Some(workload) => Some(speed::measure(&open.store, &variant, workload, spec.seed, &sink)?),
+        let (speed, stretches) = match &spec.workload.speed {
+            None => (None, Stretches::default()),
+            Some(workload) => {
+                let (speed, stretches) = speed::measure(&open.store, &variant, workload, spec.seed, &sink)?;
+                (Some(speed), stretches)
+            }
         };
         let sample_text = match &spec.workload.sample {
             None => None,
             Some(workload) => Some(open.sample(workload, &variant.model, spec.seed, &sink)?),
         };
-        let conditions = probe.finish(threads);
+        let mut conditions = probe.finish(threads);
+        let energy = energy.finish(&stretches, spec.workload.speed.as_ref());
+        let energy = energy.map_err(|reason| conditions.no_energy = Some(reason)).ok();
         cautions.extend(plan_cautions(&plan, &conditions, speed.is_some()));
-        let known = measurements(&plan, &variant, report, conditions);
-        let measurements = Measurements { quality, dequantized_quality, speed, sample_text, ..known };
+        let mut known = measurements(&plan, &variant, report, conditions);
+        known.memory.predicted_peak_bytes = Some(predicted_bytes(&plan, &open.store, &spec.workload));
+        let measurements = Measurements { quality, dequantized_quality, speed, energy, sample_text, ..known };
         Ok((measurements, cautions))
     }
 
     fn make(&mut self, spec: &TrialSpec, out: &Path, sink: &Sink) -> Result<(Measurements, Vec<Caution>), Failure> {
-        let sink = TrialSink { spec, sink };
+        let sink = TrialSink { spec, sink, energy: None };
         memory::reset_peak();
         let threads = self.threads;
         self.open(spec.device, &sink)?.make(spec, out, threads, &sink)
@@ -168,13 +178,23 @@ impl Open {
 struct TrialSink<'a> {
     spec: &'a TrialSpec,
     sink: &'a Sink,
+    /// Absent where nothing is measured.
+    energy: Option<&'a TrialEnergy>,
 }
 
 impl TrialSink<'_> {
     /// Tells how far a step is; `false` when the trial should end.
     fn progress(&self, phase: Phase, done: u32, total: u32) -> bool {
         self.sink.event(StudyEvent::Progress { trial: self.spec.id, phase, done, total });
+        if let Some(energy) = self.energy {
+            energy.touch();
+        }
         !self.sink.is_cancelled()
+    }
+
+    /// The energy so far; `None` where it is not known.
+    fn energy_now(&self) -> Option<Mark> {
+        self.energy.and_then(TrialEnergy::mark)
     }
 
     fn check(&self) -> Result<(), Failure> {
@@ -183,7 +203,7 @@ impl TrialSink<'_> {
 }
 
 fn resolve(recipe: &Recipe, store: &ModelStore, device: DeviceSpec) -> Result<Plan, Failure> {
-    let device = DeviceInfo { spec: device, name: String::new(), memory_bytes: None, unavailable: None };
+    let device = DeviceInfo::named(device, "");
     recipe.resolve(store.checkpoint().graph(), &device).map_err(|issues| {
         let text: Vec<String> = issues.iter().map(ToString::to_string).collect();
         Failure::new(FailureKind::Recipe, text.join("\n"))
@@ -194,6 +214,13 @@ fn resolve(recipe: &Recipe, store: &ModelStore, device: DeviceSpec) -> Result<Pl
 fn open_files(dir: &Path) -> Option<Store> {
     let store = Store::open(dir, DEFAULT_BUDGET_BYTES);
     store.inspect_err(|error| log::warn!("results are not kept for later: {error}: {}", dir.display())).ok()
+}
+
+/// What the trial's peak was to be, by what was known before it ran.
+fn predicted_bytes(plan: &Plan, store: &ModelStore, workload: &Workload) -> u64 {
+    let text = workload.quality.as_ref().and_then(|quality| std::fs::metadata(&quality.data).ok());
+    let graph = store.checkpoint().graph();
+    MemoryEstimate::new(plan, graph, workload, text.map(|text| text.len())).running_bytes()
 }
 
 fn has_blocks(plan: &Plan) -> bool {
