@@ -213,6 +213,7 @@ impl Row {
             busy.join("; ")
         });
         self.text("busy_processes", busy);
+        self.number("repeated_sections", conditions.map(|conditions| conditions.repeated_sections));
         self.text("build", conditions.map(|conditions| conditions.build.clone()));
     }
 

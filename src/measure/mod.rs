@@ -7,10 +7,12 @@
 
 mod energy;
 mod quality;
+mod sections;
 mod speed;
 mod stats;
 
 pub use energy::{Stretch, joules_per_token};
 pub use quality::{QualityAccumulator, QualityError};
+pub use sections::{Judgement, MAX_REPEATS, Sections};
 pub use speed::{abba, phase_speed};
 pub use stats::{MIN_P99_SAMPLES, mean_estimate_clustered, median_estimate, paired_ratio, percentile};

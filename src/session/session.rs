@@ -369,7 +369,11 @@ impl Session {
 
     /// Telemetry names devices after its first reading; a GPU may be lost later.
     fn refresh_devices(&mut self) -> bool {
-        let found = devices(&self.telemetry.snapshot());
+        let snapshot = self.telemetry.snapshot();
+        if devices::is_current(&self.devices, &snapshot) {
+            return false;
+        }
+        let found = devices(&snapshot);
         let is_changed = found != self.devices;
         self.devices = found;
         is_changed

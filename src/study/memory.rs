@@ -2,7 +2,10 @@
 
 use crate::device::DeviceSpec;
 use crate::model::{BlockShape, LlamaConfig, ModelFamily, ModelGraph};
-use crate::recipe::{Execution, KvFormat, LayerPlan, Plan};
+use crate::recipe::{
+    Execution, KvCacheSettings, KvFormat, LayerPlan, LayerSettings, LowRankMethod, Plan, Rounding, SparsityMethod,
+    Structure,
+};
 use crate::study::Workload;
 
 /// A worker without a model: program, libraries, stacks and heaps of its threads. What is left of a measured trial of a
@@ -65,7 +68,7 @@ impl MemoryEstimate {
     pub fn new(plan: &Plan, graph: &ModelGraph, workload: &Workload, text_bytes: Option<u64>) -> Self {
         let ModelFamily::Llama(config) = &graph.family;
         let changed: Vec<usize> = (0..plan.layers.len()).filter(|index| is_changed(plan, graph, *index)).collect();
-        let is_variant = !changed.is_empty() || plan.structure != crate::recipe::Structure::default();
+        let is_variant = !changed.is_empty() || plan.structure != Structure::default();
         let reads_text = workload.quality.is_some() || workload.sample.is_some() || plan.needs_calibration();
         let (making_bytes, kept_bytes) = making(plan, graph, config, &changed);
         let mut found = Self {
@@ -85,7 +88,7 @@ impl MemoryEstimate {
             let capacity = u64::from(speed.prompt + speed.decode).min(config.max_context as u64);
             let native = (0..config.n_blocks).map(|block| config.block_shape(block));
             found.kv_cache_bytes = kv_row(config, native, KvFormat::default(), KvFormat::default()) * capacity;
-            if is_variant || plan.kv_cache != crate::recipe::KvCacheSettings::default() {
+            if is_variant || plan.kv_cache != KvCacheSettings::default() {
                 let own = plan.blocks.iter().copied();
                 found.kv_cache_bytes += kv_row(config, own, plan.kv_cache.keys, plan.kv_cache.values) * capacity;
             }
@@ -184,12 +187,24 @@ fn making(plan: &Plan, graph: &ModelGraph, config: &LlamaConfig, changed: &[usiz
             parts.push((8 * width * width, 8 * width * width));
             parts.push((4 * SAMPLE_TOKENS * width, 4 * SAMPLE_TOKENS * width));
         }
-        // Each thread has the sums of its layer damped and factorized, in f64.
-        let factors = in_work(&|index| 8 * (graph.layers[index].shape[1] as u64).pow(2));
+        // Each thread has the sums of its layer damped and factorized, in f64, where the method asks for it.
+        let factors = in_work(&|index| {
+            let is_asked = factorizes(&plan.layers[index].settings);
+            if is_asked { 8 * (graph.layers[index].shape[1] as u64).pow(2) } else { 0 }
+        });
         parts.extend(factors.into_iter().map(|bytes| (2 * bytes, bytes)));
     }
     let kept = parts.iter().filter(|(_, each)| *each < GIVEN_BACK_BYTES);
     (parts.iter().map(|(bytes, _)| bytes).sum(), kept.map(|(bytes, _)| bytes).sum())
+}
+
+/// Whether a method factorizes the second moments of a layer's inputs.
+fn factorizes(settings: &LayerSettings) -> bool {
+    let is_whitened = |method: LowRankMethod| method == LowRankMethod::Whitened;
+    matches!(settings.rounding, Rounding::Gptq(_))
+        || settings.sparsity.is_some_and(|sparsity| sparsity.method == SparsityMethod::SparseGpt)
+        || settings.low_rank.is_some_and(|low_rank| is_whitened(low_rank.method))
+        || settings.correction.is_some_and(|correction| is_whitened(correction.method))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::device::DeviceInfo;
 use crate::model::fixtures::tiny_graph;
-use crate::recipe::{KvCacheSettings, Recipe, WeightFormat};
+use crate::recipe::{Recipe, WeightFormat};
 use crate::study::{Protocol, QualityWorkload, SpeedWorkload};
 
 fn plan(recipe: &Recipe) -> Plan {
@@ -87,6 +87,10 @@ fn calibration_counts_states_sums_and_factors() {
     let in_work = 2 * 2 * 192 * 64 * 4 + 2 * 2 * 8 * 192 * 192;
     assert_eq!(found.making_bytes, states + sums + in_work);
     assert!(found.peak_bytes() > found.base_bytes + found.reference_bytes + found.making_bytes);
+    // A method that does not factorize keeps no factors.
+    let mut awq = recipe.clone();
+    awq.default.rounding = Some(Rounding::all()[2]);
+    assert_eq!(found.making_bytes - estimate(&awq, &speed()).making_bytes, 2 * 2 * 8 * 192 * 192);
     // More windows, more memory.
     recipe.calibration.windows = Some(50);
     assert_eq!(estimate(&recipe, &speed()).making_bytes - found.making_bytes, 45 * 64 * 64 * 4);

@@ -24,7 +24,7 @@ pub use energy::{Energy, EnergySource};
 pub use event::{Arm, EndReason, Phase, StudyEvent, StudyHeader};
 pub use live::LiveSeries;
 pub use measurement::{
-    Caution, Conditions, Estimate, Measurements, Memory, PhaseSpeed, Quality, Ratio, Speed, WindowScore,
+    Caution, Conditions, Disturbance, Estimate, Measurements, Memory, PhaseSpeed, Quality, Ratio, Speed, WindowScore,
 };
 pub use memory::MemoryEstimate;
 pub use pareto::{Objective, pareto_front};

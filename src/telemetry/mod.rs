@@ -1,11 +1,12 @@
 //! Readings of the host and its GPUs: a live series for the hardware panel, and the conditions of a trial.
 //!
-//! Imports `device` and, of `study`, what a trial records of its conditions and its energy.
+//! Imports `device` and, of `study`, what a trial records of its conditions, its energy and what disturbed it.
 //!
 //! **Invariants.** What cannot be read is absent, not zero. NVML and the sensors are read on the telemetry thread or by
 //! [`ConditionsProbe`], never inside a timed section and never in a frame.
 
 mod conditions;
+mod disturbance;
 mod energy;
 mod gpu;
 mod host;
@@ -21,6 +22,7 @@ use std::fmt;
 use crate::device::GpuDescription;
 
 pub use conditions::ConditionsProbe;
+pub use disturbance::DisturbanceProbe;
 pub use energy::EnergyMeter;
 pub use limit::ClockLimit;
 pub use sampler::Telemetry;

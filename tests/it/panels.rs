@@ -202,6 +202,34 @@ fn the_live_plots_in_every_state() {
 }
 
 #[test]
+fn power_and_clocks_share_the_time_of_memory() {
+    let world = |telemetry: fn(&mut TelemetrySnapshot)| {
+        let mut world = World::new(Box::new(LiveMemoryPanel::default()), fixtures::running(2), Selection::default());
+        telemetry(Arc::make_mut(&mut world.telemetry));
+        world
+    };
+    let gpus = |found: &mut TelemetrySnapshot| {
+        gpu(found);
+        for (step, sample) in (0_u32..).zip(&mut found.history) {
+            sample.gpus[0].power_watts = Some(120.0 + 300.0 * fixtures::noise(5, step / 7));
+        }
+    };
+    for (theme, size) in [(Theme::Dark, LIVE[0]), (Theme::Light, LIVE[1])] {
+        for (quantity, plot) in [("power", "Power plot"), ("clock", "Clock plot")] {
+            let mut harness = harness(world(gpus), size, theme);
+            harness.get_by_label(&format!("Quantity {quantity}")).click();
+            harness.run_ok();
+            assert_eq!(harness.query_all_by_label(plot).count(), 1);
+            image(&mut harness, &format!("machine-{quantity}-{theme:?}"));
+        }
+    }
+    let mut harness = harness(world(|_| {}), LIVE[1], Theme::Dark);
+    harness.get_by_label("Quantity power").click();
+    harness.run_ok();
+    assert_eq!(harness.query_all_by_label_contains("No sensor of this machine").count(), 1);
+}
+
+#[test]
 fn energy_has_a_column_and_an_axis_where_a_trial_has_it() {
     let without = || {
         let mut study = fixtures::study(30);

@@ -125,7 +125,8 @@ fn push_gpu(
 ) {
     let gauge = |name: String, what, value: Option<String>, more: String, read: fn(&GpuSample) -> Option<f64>| {
         let series = telemetry.history.iter().map(|sample| (sample.at_secs, sample.gpus.get(number).and_then(read)));
-        Gauge { name, value: value.ok_or_else(|| absent(device, what, words)), more, line: sparkline(series, COLUMNS) }
+        let reason = || telemetry.no_gpu.clone().unwrap_or_else(|| absent(device, what, words));
+        Gauge { name, value: value.ok_or_else(reason), more, line: sparkline(series, COLUMNS) }
     };
     let megahertz = |clock: Option<u32>| clock.map(|clock| format!("{clock} MHz"));
     let memory = gpu.memory_used_bytes.map(|used| used_of(used, device.memory_total_bytes, words));

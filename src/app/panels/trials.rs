@@ -116,6 +116,7 @@ impl TrialsPanel {
         let mut sort = self.sort;
         let mut hovered = None;
         let room = Room::of(ui.available_width());
+        let has_energy = columns.contains(&Column::Metric(Metric::Energy));
         ui.spacing_mut().item_spacing.x = 6.0;
         let mut table = TableBuilder::new(ui)
             .id_salt(("trials", room, columns.len()))
@@ -126,7 +127,7 @@ impl TrialsPanel {
             .min_scrolled_height(0.0)
             .cell_layout(Layout::left_to_right(Align::Center));
         for column in columns.iter().copied() {
-            table = table.column(Width::initial(width(column, room)).at_least(30.0).clip(true));
+            table = table.column(Width::initial(width(column, room, has_energy)).at_least(30.0).clip(true));
         }
         table = table.column(Width::exact(122.0));
         if cx.selection.trial != self.scrolled_to {
@@ -178,17 +179,18 @@ impl Room {
 }
 
 /// Widths that show every number whole in a window of 1280 and of 1600 points, and every name and caution in a larger
-/// one.
-const fn width(column: Column, room: Room) -> f32 {
+/// one. With energy names are shorter, and the smallest window scrolls.
+const fn width(column: Column, room: Room, has_energy: bool) -> f32 {
     let [compact, wide, full] = match column {
         Column::Number => [34.0, 42.0, 42.0],
+        Column::Recipe if has_energy => [92.0, 126.0, 330.0],
         Column::Recipe => [112.0, 186.0, 440.0],
         Column::Metric(Metric::Perplexity) => [94.0, 108.0, 108.0],
         Column::Metric(Metric::Kl) => [144.0, 152.0, 152.0],
         Column::Metric(Metric::Top1) => [84.0, 96.0, 96.0],
         Column::Metric(Metric::Prefill | Metric::Decode) => [146.0; 3],
         Column::Metric(Metric::Bytes | Metric::Peak) => [58.0, 78.0, 78.0],
-        Column::Metric(Metric::Energy) => [96.0, 108.0, 108.0],
+        Column::Metric(Metric::Energy) => [64.0, 78.0, 108.0],
         Column::Metric(Metric::Bits) => [48.0, 60.0, 60.0],
         Column::Cautions => [60.0, 128.0, 420.0],
         Column::State => [86.0, 124.0, 124.0],

@@ -260,6 +260,7 @@ pub(super) fn measurements(id: u32, n_samples: u32) -> Measurements {
             frequency_mhz: Some(2600.0),
             temperature_celsius: None,
             busy_processes: Vec::new(),
+            repeated_sections: 0,
             no_energy: None,
             build: "trimtab 0.1.0, candle 0.11.1".to_owned(),
         },

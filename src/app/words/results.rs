@@ -1,6 +1,7 @@
 //! Words of the plots, the table of trials and the comparison.
 
 use crate::app::plots::compare::Verdict;
+use crate::app::plots::live::Owner;
 use crate::app::plots::metrics::Metric;
 use crate::app::plots::table::Column;
 use crate::app::words::HardwareWords;
@@ -107,6 +108,16 @@ pub struct LiveWords {
     pub ci_hint: &'static str,
     pub limit: fn(&str) -> String,
     pub worker: &'static str,
+    pub quantity: &'static str,
+    pub memory: &'static str,
+    pub power: &'static str,
+    pub clock: &'static str,
+    pub power_plot: &'static str,
+    pub clock_plot: &'static str,
+    pub machine_hint: &'static str,
+    pub machine_waiting: &'static str,
+    pub machine_absent: &'static str,
+    pub owner: fn(Owner) -> String,
     pub gpu: fn(usize) -> String,
     pub gpu_hint: &'static str,
     pub peak: fn(&str) -> String,
@@ -350,6 +361,20 @@ impl LiveWords {
         ci_hint: "Mean over the windows scored so far, with its 95 % interval",
         limit: |limit| format!("limit {limit}"),
         worker: "worker",
+        quantity: "Quantity",
+        memory: "memory",
+        power: "power",
+        clock: "clock",
+        power_plot: "Power plot",
+        clock_plot: "Clock plot",
+        machine_hint: "By second of the trial, as the sensors tell it",
+        machine_waiting: "No sensor of this machine tells it",
+        machine_absent: "Power and clocks are shown while a trial runs; records keep memory",
+        owner: |owner| match owner {
+            Owner::Processor => "processor".to_owned(),
+            Owner::Gpu(number) => format!("GPU {number}"),
+            Owner::GpuMemory(number) => format!("GPU {number} memory"),
+        },
         gpu: |number| format!("GPU {number}"),
         gpu_hint: "GPU memory counts all processes",
         peak: |mib| format!("peak {mib} MiB"),

@@ -20,12 +20,13 @@ use crate::nn::{Llama, NnError};
 use crate::recipe::{Plan, Recipe};
 use crate::runtime::{ModelStore, RuntimeError, Sampling, generate};
 use crate::study::{
-    Caution, Conditions, Failure, FailureKind, Measurements, MemoryEstimate, Phase, SampleWorkload, StudyEvent,
+    Caution, Disturbance, Failure, FailureKind, Measurements, MemoryEstimate, Phase, SampleWorkload, StudyEvent,
     TrialSpec, Workload,
 };
 use crate::telemetry::{ConditionsProbe, memory};
 use crate::worker::serve::{Executor, Sink};
-use crate::worker::trial::energy::{Mark, Stretches, TrialEnergy};
+use crate::worker::trial::energy::{Mark, TrialEnergy};
+use crate::worker::trial::speed::Timed;
 use crate::worker::trial::variant::{Built, measurements};
 
 /// Runs trials of one model on one device.
@@ -106,21 +107,22 @@ impl Executor for TrialExecutor {
             }
             _ => None,
         };
-        let (speed, stretches) = match &spec.workload.speed {
-            None => (None, Stretches::default()),
-            Some(workload) => {
-                let (speed, stretches) = speed::measure(&open.store, &variant, workload, spec.seed, &sink)?;
-                (Some(speed), stretches)
-            }
+        let timed = match &spec.workload.speed {
+            None => None,
+            Some(workload) => Some(speed::measure(&open.store, &variant, workload, spec.seed, &sink)?),
         };
         let sample_text = match &spec.workload.sample {
             None => None,
             Some(workload) => Some(open.sample(workload, &variant.model, spec.seed, &sink)?),
         };
         let mut conditions = probe.finish(threads);
-        let energy = energy.finish(&stretches, spec.workload.speed.as_ref());
+        let stretches = timed.as_ref().map(|timed| &timed.stretches);
+        let energy = energy.finish(stretches, spec.workload.speed.as_ref());
         let energy = energy.map_err(|reason| conditions.no_energy = Some(reason)).ok();
-        cautions.extend(plan_cautions(&plan, &conditions, speed.is_some()));
+        conditions.repeated_sections = timed.as_ref().map_or(0, |timed| timed.repeats);
+        cautions.extend(plan_cautions(&plan));
+        cautions.extend(timed.as_ref().and_then(disturbed));
+        let speed = timed.map(|timed| timed.speed);
         let mut known = measurements(&plan, &variant, report, conditions);
         known.memory.predicted_peak_bytes = Some(predicted_bytes(&plan, &open.store, &spec.workload));
         let measurements = Measurements { quality, dequantized_quality, speed, energy, sample_text, ..known };
@@ -227,7 +229,14 @@ fn has_blocks(plan: &Plan) -> bool {
     plan.layers.iter().any(|layer| layer.settings.weights.ggml().is_some())
 }
 
-fn plan_cautions(plan: &Plan, conditions: &Conditions, timed: bool) -> Vec<Caution> {
+/// What disturbed the numbers that count, though they were taken again.
+fn disturbed(timed: &Timed) -> Option<Caution> {
+    let Disturbance { processes, is_throttled, has_slept } = timed.disturbance.clone();
+    let caution = Caution::Disturbed { processes, is_throttled, has_slept, repeats: timed.repeats };
+    (!timed.disturbance.is_quiet()).then_some(caution)
+}
+
+fn plan_cautions(plan: &Plan) -> Vec<Caution> {
     let is_kept = |index: usize| plan.layers[index].shape.is_some();
     let count = |keep: &dyn Fn(usize) -> bool| {
         (0..plan.layers.len()).filter(|index| is_kept(*index) && keep(*index)).count() as u32
@@ -240,9 +249,6 @@ fn plan_cautions(plan: &Plan, conditions: &Conditions, timed: bool) -> Vec<Cauti
     }
     if masked > 0 {
         cautions.push(Caution::Masked { layers: masked });
-    }
-    if timed && !conditions.busy_processes.is_empty() {
-        cautions.push(Caution::Disturbed { processes: conditions.busy_processes.clone() });
     }
     cautions
 }

@@ -63,7 +63,7 @@ impl Open {
         let probe = ConditionsProbe::start();
         let Built { plan, variant, report, mut cautions } = self.build(spec, Some(out), sink)?;
         let conditions = probe.finish(threads);
-        cautions.extend(plan_cautions(&plan, &conditions, false));
+        cautions.extend(plan_cautions(&plan));
         let measurements = measurements(&plan, &variant, report, conditions);
         Ok((measurements, cautions))
     }
