@@ -46,4 +46,66 @@ pub struct DeviceInfo {
     pub memory_bytes: Option<u64>,
     /// Why trials cannot run on it now; `None` when they can.
     pub unavailable: Option<String>,
+    /// What the driver tells of a GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuDescription>,
+}
+
+impl DeviceInfo {
+    /// A device of which nothing but its name is known.
+    pub fn named(spec: DeviceSpec, name: impl Into<String>) -> Self {
+        Self { spec, name: name.into(), memory_bytes: None, unavailable: None, gpu: None }
+    }
+}
+
+/// What a driver tells of a GPU besides its name and memory. What it does not tell is absent.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GpuDescription {
+    /// Its identity, which outlives another order of the devices: `GPU-8f0e…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Version of the driver: `570.86.15`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// Major and minor: (9, 0).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_capability: Option<(u32, u32)>,
+    /// Whether it is divided into parts (MIG); absent where it cannot be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig: Option<bool>,
+}
+
+impl GpuDescription {
+    /// In words, as far as known: `compute capability 9.0, driver 570.86.15, MIG off, GPU-8f0e…`.
+    pub fn label(&self) -> String {
+        let capability = self.compute_capability.map(|(major, minor)| format!("compute capability {major}.{minor}"));
+        let driver = self.driver.as_ref().map(|driver| format!("driver {driver}"));
+        let mig = self.mig.map(|is_on| if is_on { "MIG on" } else { "MIG off" }.to_owned());
+        [capability, driver, mig, self.uuid.clone()].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_says_what_is_known() {
+        assert_eq!(GpuDescription::default().label(), "");
+        let known = GpuDescription {
+            uuid: Some("GPU-8f0e".to_owned()),
+            driver: Some("570.86.15".to_owned()),
+            compute_capability: Some((9, 0)),
+            mig: Some(false),
+        };
+        assert_eq!(known.label(), "compute capability 9.0, driver 570.86.15, MIG off, GPU-8f0e");
+    }
+
+    #[test]
+    fn devices_of_older_records_have_no_description() {
+        let old = r#"{"spec":{"cpu":{"threads":2}},"name":"a processor","memory_bytes":null,"unavailable":null}"#;
+        let info: DeviceInfo = serde_json::from_str(old).unwrap();
+        assert_eq!(info, DeviceInfo::named(DeviceSpec::Cpu { threads: 2 }, "a processor"));
+        assert_eq!(serde_json::to_string(&info).unwrap(), old);
+    }
 }

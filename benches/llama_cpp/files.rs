@@ -148,7 +148,7 @@ fn write_gguf(from: &Path, format: WeightFormat, out: &Path) -> anyhow::Result<(
     let source = &open(from)?;
     let recipe = &WholeModel::new(format, source.graph()).recipe;
     let spec = DeviceSpec::all_cores();
-    let device = DeviceInfo { spec, name: String::new(), memory_bytes: None, unavailable: None };
+    let device = DeviceInfo::named(spec, "");
     let layout = ModelLayout::Gguf;
     let job = ModelExport { source, recipe, device: &device, layout, dtype: None, out, existing: Existing::Replace };
     export_model(&job, &AtomicBool::new(false), &mut |_| {})?;

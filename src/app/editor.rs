@@ -150,7 +150,7 @@ mod tests {
     fn the_plan_follows_recipe_model_and_device() {
         let graph = tiny_graph();
         let spec = DeviceSpec::Cpu { threads: 1 };
-        let device = DeviceInfo { spec, name: "cpu".to_owned(), memory_bytes: None, unavailable: None };
+        let device = DeviceInfo::named(spec, "cpu");
         let (text, mut editor) = (Path::new(""), Editor::default());
         editor.resolve(Some(&graph), &device, text);
         let reference = editor.draft().plan.as_ref().unwrap().as_ref().unwrap().weight_bytes();

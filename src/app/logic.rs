@@ -293,7 +293,7 @@ impl App {
     pub(super) fn device(&self) -> DeviceInfo {
         let spec = self.device_spec();
         let known = self.session.devices().iter().find(|device| device.spec == spec).cloned();
-        known.unwrap_or_else(|| DeviceInfo { spec, name: spec.label(), memory_bytes: None, unavailable: None })
+        known.unwrap_or_else(|| DeviceInfo::named(spec, spec.label()))
     }
 }
 

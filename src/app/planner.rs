@@ -5,7 +5,7 @@ use crate::app::sweep::SweepSettings;
 use crate::device::DeviceInfo;
 use crate::model::{Fingerprint, ModelSource};
 use crate::session::OpenModel;
-use crate::study::{Study, TrialState, planned_recipes};
+use crate::study::{MemoryEstimate, Study, TrialState, planned_recipes};
 
 /// What the plan was computed from.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,18 +63,28 @@ fn plan(model: &OpenModel, device: &DeviceInfo, sweep: &SweepSettings, draft: &D
     if let Some(most) = sweep.budget.trials {
         recipes.truncate(usize::try_from(most).unwrap_or(usize::MAX));
     }
-    let refused = recipes.iter().filter_map(|recipe| {
-        let issues = recipe.resolve(&model.graph, device).err()?;
-        Some((recipe.name.clone(), issues.first()?.to_string()))
-    });
-    let refused: Vec<_> = refused.collect();
+    let (mut refused, mut peak) = (Vec::new(), None::<(u64, String)>);
+    for recipe in &recipes {
+        match recipe.resolve(&model.graph, device) {
+            Err(issues) => {
+                refused.extend(issues.first().map(|issue| (recipe.name.clone(), issue.to_string())));
+            }
+            Ok(plan) => {
+                let bytes = MemoryEstimate::new(&plan, &model.graph, &spec.workload, None).peak_bytes();
+                if peak.as_ref().is_none_or(|(most, _)| bytes > *most) {
+                    peak = Some((bytes, recipe.name.clone()));
+                }
+            }
+        }
+    }
     let n_running = recipes.len() - refused.len() + 1;
     let mean = mean_secs(study, &spec);
     let estimated = mean.map(|mean| {
         let all = mean * n_running as f64;
         sweep.budget.secs.map_or(all, |most| all.min(most))
     });
-    SweepPlan { recipes: recipes.into_iter().map(|recipe| recipe.name).collect(), refused, estimated_secs: estimated }
+    let recipes = recipes.into_iter().map(|recipe| recipe.name).collect();
+    SweepPlan { recipes, refused, peak, estimated_secs: estimated }
 }
 
 /// Mean wall time of the finished trials of the same model, device and workload in the study shown.

@@ -6,6 +6,7 @@
 
 mod cache;
 mod compression;
+mod hardware;
 mod inspector;
 mod methods;
 mod recipe;
@@ -16,10 +17,11 @@ mod whole;
 
 pub use cache::CacheWords;
 pub use compression::CompressionWords;
+pub use hardware::HardwareWords;
 pub use inspector::InspectorWords;
 pub use methods::MethodWords;
 pub use recipe::RecipeWords;
-pub use results::{CompareWords, HardwareWords, LiveWords, ResultsWords, TradeOffWords, TrialsWords};
+pub use results::{CompareWords, LiveWords, ResultsWords, TradeOffWords, TrialsWords};
 pub use shell::{CommandWords, HelpWords, OpenWords, ShellWords, TitleWords, ToolbarWords};
 pub use sweep::SweepWords;
 pub use whole::WholeWords;

@@ -7,7 +7,7 @@ use crate::cli::args::BenchArgs;
 use crate::cli::out::{Out, say};
 use crate::cli::trial::{self, Ran, say_cautions};
 use crate::cli::{Verdict, compression};
-use crate::study::{Measurements, PhaseSpeed, Speed, SpeedWorkload, Workload};
+use crate::study::{Estimate, Measurements, PhaseSpeed, Speed, SpeedWorkload, Workload};
 use crate::units;
 
 pub(super) fn run(args: &BenchArgs, out: &mut Out) -> anyhow::Result<Verdict> {
@@ -46,7 +46,9 @@ fn as_json(ran: &Ran, measurements: &Measurements, speed: &Speed) -> Value {
         "weight_bytes": measurements.memory.weight_bytes,
         "held_bytes": measurements.memory.held_bytes,
         "peak_rss_bytes": measurements.memory.peak_rss_bytes,
+        "predicted_peak_bytes": measurements.memory.predicted_peak_bytes,
         "peak_gpu_bytes": measurements.memory.peak_gpu_bytes,
+        "energy": measurements.energy,
         "bits_per_weight": measurements.bits_per_weight,
         // How the speeds came about: on the format's own products, or on f32 products in their place.
         "speed_basis": if measurements.simulated_layers > 0 { "simulated" } else { "measured" },
@@ -85,7 +87,14 @@ fn phase_json(phase: &PhaseSpeed) -> Value {
 }
 
 fn as_text(ran: &Ran, measurements: &Measurements, speed: &Speed) -> String {
-    let peak = measurements.memory.peak_rss_bytes.map_or_else(|| "not readable".to_owned(), units::bytes);
+    let memory = &measurements.memory;
+    let mut peak = memory.peak_rss_bytes.map_or_else(|| "not readable".to_owned(), units::bytes);
+    peak.extend(
+        memory
+            .predicted_peak_bytes
+            .zip(memory.prediction_ratio())
+            .map(|(predicted, ratio)| format!(" (predicted {}, {})", units::bytes(predicted), units::change(ratio))),
+    );
     let products: Vec<String> =
         measurements.products.iter().map(|(product, layers)| format!("{product} ({layers} layers)")).collect();
     let basis = match measurements.simulated_layers {
@@ -106,10 +115,31 @@ fn as_text(ran: &Ran, measurements: &Measurements, speed: &Speed) -> String {
             ),
         ),
         ("peak memory", peak),
+        ("energy", energy_text(measurements)),
         ("what ran", products.join(", ")),
     ];
     lines.extend(compression::lines(measurements));
     lines.into_iter().map(|(name, value)| format!("{name:<11} {value}")).collect::<Vec<_>>().join("\n")
+}
+
+fn energy_text(measurements: &Measurements) -> String {
+    let Some(energy) = &measurements.energy else {
+        let reason = measurements.conditions.no_energy.as_deref();
+        return reason.map_or_else(|| "not read".to_owned(), |reason| format!("not read: {reason}"));
+    };
+    let per_token = |name: &str, found: Option<Estimate>| match found {
+        Some(found) => {
+            format!("{} mJ a token of {name}", units::interval(1e3 * found.value, found.ci95.map(|end| 1e3 * end)))
+        }
+        None => format!("{name} too short for the counter"),
+    };
+    format!(
+        "{}, {}, {} J in all ({})",
+        per_token("decode", energy.decode_joules_per_token),
+        per_token("prefill", energy.prefill_joules_per_token),
+        units::significant(energy.trial_joules, 3),
+        energy.source,
+    )
 }
 
 fn phase_text(phase: &PhaseSpeed, tokens: u32, unit: &str) -> String {

@@ -25,6 +25,7 @@ pub(super) fn run(args: &DevicesArgs, out: &mut Out) -> anyhow::Result<Verdict> 
                     "name": device.name,
                     "memory_bytes": device.memory_bytes,
                     "unavailable": device.unavailable,
+                    "gpu": device.gpu,
                 })
             })
             .collect();
@@ -33,8 +34,10 @@ pub(super) fn run(args: &DevicesArgs, out: &mut Out) -> anyhow::Result<Verdict> 
     }
     for device in devices {
         let memory = device.memory_bytes.map_or_else(String::new, |bytes| format!(", {}", units::bytes(bytes)));
+        let gpu = device.gpu.map(|gpu| gpu.label()).filter(|label| !label.is_empty());
+        let gpu = gpu.map_or_else(String::new, |label| format!(", {label}"));
         let state = device.unavailable.map_or_else(String::new, |reason| format!(" (not now: {reason})"));
-        out.data(&format!("{}: {}{memory}{state}", device.spec.label(), device.name))?;
+        out.data(&format!("{}: {}{memory}{gpu}{state}", device.spec.label(), device.name))?;
     }
     Ok(Verdict::Done)
 }

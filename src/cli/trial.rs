@@ -8,8 +8,10 @@ use crate::cli::out::say;
 use crate::cli::progress::Progress;
 use crate::cli::{checks, open};
 use crate::model::{ModelGraph, ModelSource};
-use crate::recipe::Recipe;
-use crate::study::{Caution, Failure, Measurements, Outcome, StudyEvent, TrialId, TrialSpec, Workload};
+use crate::recipe::{Plan, Recipe};
+use crate::study::{Caution, Failure, Measurements, MemoryEstimate, Outcome, StudyEvent, TrialId, TrialSpec, Workload};
+use crate::telemetry::memory;
+use crate::units;
 use crate::worker::Runner;
 use crate::worker::host::{WorkerConfig, WorkerHandle};
 
@@ -35,13 +37,31 @@ pub(super) fn run(model: &Path, variant: &VariantArgs, workload: Workload) -> an
     checks::workload(&workload, graph.family.max_context())?;
     let recipe = open::calibrated(open::recipe(&variant.recipe, Path::new(""))?, &variant.calibration);
     let device = open::device(open::cpu(variant.threads))?;
-    open::check(&recipe, &graph, &device)?;
+    let plan = open::check(&recipe, &graph, &device)?;
+    say_memory(&plan, &graph, &workload);
     // Trial 0 is the reference in every study.
     let id = TrialId(u32::from(recipe != Recipe::reference()));
     let spec = TrialSpec { id, recipe, device: device.spec, workload, seed: variant.seed };
     let mut runner = WorkerHandle::new(WorkerConfig::new(source, device.spec)?);
     let (result, cautions) = run_to_end(&mut runner, &spec);
     Ok(Ran { recipe: spec.recipe, result, cautions })
+}
+
+/// Says how much memory the trial takes at its most, and warns when less is free.
+fn say_memory(plan: &Plan, graph: &ModelGraph, workload: &Workload) {
+    let text = workload.quality.as_ref().and_then(|quality| std::fs::metadata(&quality.data).ok());
+    let needed = MemoryEstimate::new(plan, graph, workload, text.map(|text| text.len())).peak_bytes();
+    let free = memory::available_bytes();
+    let beside = free.map_or_else(String::new, |free| format!(" of {} free", units::bytes(free)));
+    log::info!("predicted peak memory: {}{beside}", units::bytes(needed));
+    if let Some(free) = free.filter(|free| needed > *free) {
+        say(&format!(
+            "caution: the trial takes about {} and {} are free: the system may end it; choose smaller formats, fewer \
+             calibration windows or a smaller model",
+            units::bytes(needed),
+            units::bytes(free)
+        ));
+    }
 }
 
 fn headers(model: &Path) -> anyhow::Result<(ModelSource, ModelGraph)> {
@@ -59,7 +79,7 @@ fn run_to_end(runner: &mut dyn Runner, spec: &TrialSpec) -> (Result<Box<Measurem
         progress.observe(&event);
         if let StudyEvent::TrialFinished { outcome, cautions, .. } = event {
             progress.finish();
-            log::info!("the trial took {}", crate::units::duration(began.elapsed().as_secs_f64()));
+            log::info!("the trial took {}", units::duration(began.elapsed().as_secs_f64()));
             let result = match outcome {
                 Outcome::Done(measurements) => Ok(measurements),
                 Outcome::Failed(failure) => Err(failure),

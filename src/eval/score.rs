@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use crate::kernels::{Divergence, divergence};
 use crate::nn::{Llama, with_values};
 use crate::runtime::RuntimeError;
-use crate::study::WindowScore;
+use crate::study::{MemoryEstimate, WindowScore};
 
 /// Positions whose logits exist at the same time.
-const CHUNK: usize = 64;
+const CHUNK: usize = MemoryEstimate::LOGIT_ROWS;
 
 /// A window's means and the KL of each scored position.
 #[derive(Debug, Clone, PartialEq)]

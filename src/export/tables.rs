@@ -106,6 +106,7 @@ impl Row {
         row.quality(measurements);
         row.speed(measurements);
         row.memory(measurements);
+        row.energy(measurements);
         let (cautions, elapsed) = match trial.map(|trial| &trial.state) {
             Some(TrialState::Finished { cautions, elapsed_secs, .. }) => (&cautions[..], Some(*elapsed_secs)),
             _ => (&[][..], None),
@@ -182,10 +183,22 @@ impl Row {
         self.number("weight_bytes", memory.map(|memory| memory.weight_bytes));
         self.number("held_bytes", memory.map(|memory| memory.held_bytes));
         self.number("peak_rss_bytes", memory.and_then(|memory| memory.peak_rss_bytes));
+        self.number("predicted_peak_bytes", memory.and_then(|memory| memory.predicted_peak_bytes));
         self.number("peak_gpu_bytes", memory.and_then(|memory| memory.peak_gpu_bytes));
         self.number("bits_per_weight", measurements.map(|measurements| measurements.bits_per_weight));
         self.number("compressed_layers", measurements.map(|measurements| measurements.compressed_layers));
         self.number("compress_secs", measurements.map(|measurements| measurements.compress_secs));
+    }
+
+    /// Joules: of one token, and of the whole trial, the reference beside it included.
+    fn energy(&mut self, measurements: Option<&Measurements>) {
+        let energy = measurements.and_then(|measurements| measurements.energy.as_ref());
+        self.text("energy_source", energy.map(|energy| energy.source.to_string()));
+        self.estimate("prefill_joules_per_token", energy.and_then(|energy| energy.prefill_joules_per_token).as_ref());
+        self.estimate("decode_joules_per_token", energy.and_then(|energy| energy.decode_joules_per_token).as_ref());
+        self.number("trial_joules", energy.map(|energy| energy.trial_joules));
+        self.number("energy_refresh_secs", energy.map(|energy| energy.refresh_secs));
+        self.text("no_energy", measurements.and_then(|measurements| measurements.conditions.no_energy.clone()));
     }
 
     fn conditions(&mut self, conditions: Option<&Conditions>) {
@@ -200,6 +213,7 @@ impl Row {
             busy.join("; ")
         });
         self.text("busy_processes", busy);
+        self.number("repeated_sections", conditions.map(|conditions| conditions.repeated_sections));
         self.text("build", conditions.map(|conditions| conditions.build.clone()));
     }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::export::report::fixtures::small_study;
+use crate::study::{Energy, EnergySource};
 
 const NAMES: [&str; 5] = ["=1+1", "comma, \"quote\"", "line\nbreak", "-minus", "plain"];
 
@@ -63,6 +64,45 @@ fn every_trial_is_a_row_with_every_column() {
     let low: f64 = cell(&rows, 2, "kl_mean_ci95_low").parse().unwrap();
     let high: f64 = cell(&rows, 2, "kl_mean_ci95_high").parse().unwrap();
     assert!(low < 0.09 && 0.09 < high);
+}
+
+#[test]
+fn energy_is_in_joules_and_its_absence_has_a_reason() {
+    let mut study = small_study(NAMES);
+    let mut change = |id: u32, change: &dyn Fn(&mut Measurements)| {
+        let state = &mut study.trials.get_mut(&TrialId(id)).unwrap().state;
+        let TrialState::Finished { outcome: Outcome::Done(measured), .. } = state else { panic!("it is done") };
+        change(measured);
+    };
+    change(1, &|measured| {
+        measured.energy = Some(Energy {
+            source: EnergySource::RaplPackage,
+            refresh_secs: 0.001,
+            prefill_joules_per_token: None,
+            decode_joules_per_token: Some(Estimate { value: 0.25, ci95: [0.2, 0.3], n: 8 }),
+            prefill_secs: 0.1,
+            decode_secs: 2.0,
+            trial_joules: 1234.5,
+            trial_secs: 60.0,
+        });
+    });
+    change(2, &|measured| measured.conditions.no_energy = Some("only root may read it".to_owned()));
+    let rows = parse(&csv(&study));
+    for (row, column, expected) in [
+        (1, "decode_joules_per_token", "0.25"),
+        (1, "decode_joules_per_token_ci95_high", "0.3"),
+        (1, "prefill_joules_per_token", ""),
+        (1, "trial_joules", "1234.5"),
+        (1, "energy_source", "counters of the processor's packages"),
+        (1, "no_energy", ""),
+        (2, "trial_joules", ""),
+        (2, "no_energy", "only root may read it"),
+    ] {
+        assert_eq!(cell(&rows, row, column), expected, "row {row}, {column}");
+    }
+    let line = json_lines(&study).lines().nth(1).map(str::to_owned).unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["outcome"]["done"]["energy"]["trial_joules"], 1234.5);
 }
 
 #[test]

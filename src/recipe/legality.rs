@@ -20,7 +20,7 @@ pub struct Legality<'a> {
 impl<'a> Legality<'a> {
     /// The rules on a model whose blocks have these widths after structural pruning.
     pub fn new(graph: &'a ModelGraph, device: DeviceSpec, blocks: &'a [BlockShape]) -> Self {
-        let device = DeviceInfo { spec: device, name: String::new(), memory_bytes: None, unavailable: None };
+        let device = DeviceInfo::named(device, "");
         Self { graph, device, blocks }
     }
 

@@ -26,6 +26,14 @@ impl Calibration {
     /// Windows when a recipe names none.
     pub const WINDOWS: u32 = 128;
 
+    /// The longest window where a recipe names none.
+    const MAX_CONTEXT: usize = 2048;
+
+    /// Tokens a window, for a model of this context.
+    pub fn context_of(&self, max_context: usize) -> usize {
+        self.context.unwrap_or(max_context.min(Self::MAX_CONTEXT))
+    }
+
     /// Whether nothing is named.
     pub fn is_default(&self) -> bool {
         *self == Self::default()

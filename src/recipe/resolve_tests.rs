@@ -6,7 +6,7 @@ use crate::recipe::{
 };
 
 fn cpu() -> DeviceInfo {
-    DeviceInfo { spec: DeviceSpec::Cpu { threads: 2 }, name: "test".to_owned(), memory_bytes: None, unavailable: None }
+    DeviceInfo::named(DeviceSpec::Cpu { threads: 2 }, "test")
 }
 
 fn issues(toml: &str) -> Vec<String> {

@@ -5,7 +5,7 @@ use crate::recipe::{Plan, Recipe, RecipeIssue};
 
 fn device() -> DeviceInfo {
     let spec = DeviceSpec::Cpu { threads: 2 };
-    DeviceInfo { spec, name: "test".to_owned(), memory_bytes: None, unavailable: None }
+    DeviceInfo::named(spec, "test")
 }
 
 fn resolve(toml: &str) -> Result<Plan, Vec<RecipeIssue>> {

@@ -72,7 +72,7 @@ fn plan(store: &ModelStore, recipe: &str) -> Plan {
     let recipe = if recipe.contains("[calibration]") { recipe } else { format!("{recipe}\n[calibration]\n") };
     let recipe = recipe.replace("[calibration]\n", "[calibration]\ndata = \"text.jsonl\"\n");
     let recipe = Recipe::from_toml(&recipe).unwrap();
-    let device = DeviceInfo { spec: CPU, name: String::new(), memory_bytes: None, unavailable: None };
+    let device = DeviceInfo::named(CPU, "");
     recipe.resolve(store.checkpoint().graph(), &device).unwrap_or_else(|issues| panic!("{issues:?}"))
 }
 

@@ -363,16 +363,17 @@ impl Session {
             (a, b) => a == b,
         };
         let known = self.devices.iter().find(is_same).cloned();
-        let unknown = || DeviceInfo { spec, name: spec.label(), memory_bytes: None, unavailable: None };
+        let unknown = || DeviceInfo::named(spec, spec.label());
         DeviceInfo { spec, ..known.unwrap_or_else(unknown) }
     }
 
-    /// Telemetry names devices after its first reading.
+    /// Telemetry names devices after its first reading; a GPU may be lost later.
     fn refresh_devices(&mut self) -> bool {
         let snapshot = self.telemetry.snapshot();
-        let n_gpus = snapshot.history.last().map_or(0, |sample| sample.gpus.len());
-        let has_new = self.devices.len() != 1 + n_gpus || self.devices[0].memory_bytes.is_none();
-        let found = if has_new { devices(&snapshot) } else { return false };
+        if devices::is_current(&self.devices, &snapshot) {
+            return false;
+        }
+        let found = devices(&snapshot);
         let is_changed = found != self.devices;
         self.devices = found;
         is_changed

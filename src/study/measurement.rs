@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::study::CompressionReport;
+use crate::study::{CompressionReport, Energy};
 
 /// A statistic with its uncertainty. Every field is finite.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub struct Measurements {
     pub speed: Option<Speed>,
     /// Bytes and peak memory.
     pub memory: Memory,
+    /// Energy, where the device tells it; [`Conditions::no_energy`] says why it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
     /// Effective bits per weight, scales and minimums included; see [`crate::recipe::Plan::bits_per_weight`].
     pub bits_per_weight: f64,
     /// Layers whose format has no product on the device: their speed and resident memory are not the format's.
@@ -153,7 +156,7 @@ pub struct PhaseSpeed {
 
 /// Bytes and peak memory.
 #[expect(clippy::struct_field_names, reason = "a quantity ends in its unit")]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Memory {
     /// Bytes of all tensors as packed: what an exported file holds.
     pub weight_bytes: u64,
@@ -163,6 +166,17 @@ pub struct Memory {
     pub peak_rss_bytes: Option<u64>,
     /// Peak memory on the GPU through NVML; absent without one.
     pub peak_gpu_bytes: Option<u64>,
+    /// What `peak_rss_bytes` was predicted to be, from headers and settings; see [`crate::study::MemoryEstimate`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted_peak_bytes: Option<u64>,
+}
+
+impl Memory {
+    /// The predicted peak over the measured one.
+    pub fn prediction_ratio(&self) -> Option<f64> {
+        let measured = self.peak_rss_bytes.filter(|bytes| *bytes > 0)?;
+        Some(self.predicted_peak_bytes? as f64 / measured as f64)
+    }
 }
 
 /// Conditions under which the numbers were taken. Absent readings are absent, not zero.
@@ -180,8 +194,44 @@ pub struct Conditions {
     pub temperature_celsius: Option<f64>,
     /// Other processes that used more than a tenth of a core: name and cores used.
     pub busy_processes: Vec<(String, f64)>,
+    /// Timed sections that were made again because something else took or slowed the machine.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repeated_sections: u32,
+    /// Why no energy was read, where none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_energy: Option<String>,
     /// The program and the products it was built with: `trimtab 0.1.0, candle 0.11.1`.
     pub build: String,
+}
+
+/// What else happened on the machine while something was timed.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Disturbance {
+    /// Other processes that used more than a tenth of a core: name and cores used.
+    pub processes: Vec<(String, f64)>,
+    /// Heat, or what supplies the power, slowed the clocks.
+    pub is_throttled: bool,
+    /// The machine slept.
+    pub has_slept: bool,
+}
+
+impl Disturbance {
+    /// Whether nothing was seen.
+    pub fn is_quiet(&self) -> bool {
+        self.processes.is_empty() && !self.is_throttled && !self.has_slept
+    }
+
+    /// Both together; of a process seen in both, the larger use.
+    pub fn join(&mut self, other: Self) {
+        for (name, cores) in other.processes {
+            match self.processes.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => *known = known.max(cores),
+                None => self.processes.push((name, cores)),
+            }
+        }
+        self.is_throttled |= other.is_throttled;
+        self.has_slept |= other.has_slept;
+    }
 }
 
 /// Something that the reader of a number must know.
@@ -204,10 +254,19 @@ pub enum Caution {
         /// How many layers.
         layers: u32,
     },
-    /// Other processes were busy while the speed was measured.
+    /// Something else took or slowed the machine while the speed was measured, and went on while it was measured again.
     Disturbed {
         /// Names and cores used.
         processes: Vec<(String, f64)>,
+        /// Heat, or what supplies the power, slowed the clocks.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_throttled: bool,
+        /// The machine slept.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        has_slept: bool,
+        /// Timed sections that were made again before; 0 in older studies.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        repeats: u32,
     },
     /// Fewer windows than the text has were scored.
     PartOfSplit {
@@ -251,6 +310,11 @@ pub enum Caution {
     FreshWorker,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde wants")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
 impl fmt::Display for Caution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -261,13 +325,19 @@ impl fmt::Display for Caution {
                 write!(f, "{layers} layers masked; zeros are kept, so not smaller and not faster")
             }
             Self::Widened { layers } => write!(f, "{layers} layers widened to f32 to run"),
-            Self::Disturbed { processes } => {
-                write!(f, "disturbed by ")?;
-                for (position, (name, cores)) in processes.iter().enumerate() {
-                    let comma = if position > 0 { ", " } else { "" };
-                    write!(f, "{comma}{name} ({} cores)", crate::units::significant(*cores, 2))?;
+            Self::Disturbed { processes, is_throttled, has_slept, repeats } => {
+                let named = processes
+                    .iter()
+                    .map(|(name, cores)| format!("{name} ({} cores)", crate::units::significant(*cores, 2)));
+                let heat = is_throttled.then(|| "clocks slowed by heat or power".to_owned());
+                let sleep = has_slept.then(|| "sleep of the machine".to_owned());
+                let causes: Vec<String> = named.chain(heat).chain(sleep).collect();
+                write!(f, "disturbed by {}", causes.join(", "))?;
+                match repeats {
+                    0 => Ok(()),
+                    1 => write!(f, ", also when timed once more"),
+                    n => write!(f, ", also when timed {n} times more"),
                 }
-                Ok(())
             }
             Self::PartOfSplit { scored, available } => write!(f, "{scored} of {available} windows scored"),
             Self::LostLiveSamples { n } => write!(f, "{n} live samples not drawn; the record is complete"),
@@ -287,5 +357,44 @@ impl fmt::Display for Caution {
             }
             Self::FreshWorker => write!(f, "measured by a fresh worker after a fault"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disturbance_names_its_causes_and_how_often_it_was_tried() {
+        let check = |is_throttled, has_slept, repeats, expected: &str| {
+            let processes = vec![("cc1".to_owned(), 0.93)];
+            let caution = Caution::Disturbed { processes, is_throttled, has_slept, repeats };
+            assert_eq!(caution.to_string(), expected);
+        };
+        check(false, false, 0, "disturbed by cc1 (0.93 cores)");
+        check(
+            true,
+            false,
+            1,
+            "disturbed by cc1 (0.93 cores), clocks slowed by heat or power, also when timed once more",
+        );
+        check(false, true, 5, "disturbed by cc1 (0.93 cores), sleep of the machine, also when timed 5 times more");
+    }
+
+    #[test]
+    fn a_disturbance_of_an_older_study_opens_and_is_written_as_it_was() {
+        let old = r#"{"disturbed":{"processes":[["cc1",0.5]]}}"#;
+        let caution: Caution = serde_json::from_str(old).unwrap();
+        assert_eq!(caution.to_string(), "disturbed by cc1 (0.50 cores)");
+        assert_eq!(serde_json::to_string(&caution).unwrap(), old);
+    }
+
+    #[test]
+    fn disturbances_join_to_their_largest() {
+        let mut both = Disturbance { processes: vec![("a".to_owned(), 0.2)], ..Disturbance::default() };
+        assert!(!both.is_quiet() && Disturbance::default().is_quiet());
+        let processes = vec![("a".to_owned(), 0.7), ("b".to_owned(), 0.1)];
+        both.join(Disturbance { processes: processes.clone(), has_slept: true, is_throttled: false });
+        assert_eq!(both, Disturbance { processes, has_slept: true, is_throttled: false });
     }
 }

@@ -6,10 +6,12 @@
 //! a reopened study and a test fixture are the same fold, [`Study::apply`]. A failed trial is a result.
 
 mod compression;
+mod energy;
 mod event;
 pub mod journal;
 mod live;
 mod measurement;
+mod memory;
 mod pareto;
 mod spec;
 mod strategy;
@@ -18,11 +20,13 @@ mod study;
 mod trial;
 
 pub use compression::{CalibrationReport, CompressionReport, LayerReport};
+pub use energy::{Energy, EnergySource};
 pub use event::{Arm, EndReason, Phase, StudyEvent, StudyHeader};
 pub use live::LiveSeries;
 pub use measurement::{
-    Caution, Conditions, Estimate, Measurements, Memory, PhaseSpeed, Quality, Ratio, Speed, WindowScore,
+    Caution, Conditions, Disturbance, Estimate, Measurements, Memory, PhaseSpeed, Quality, Ratio, Speed, WindowScore,
 };
+pub use memory::MemoryEstimate;
 pub use pareto::{Objective, pareto_front};
 pub use spec::{
     Axis, Budget, Limits, Protocol, QualityWorkload, SampleWorkload, SpeedWorkload, StrategySpec, StudySpec, Workload,

@@ -18,21 +18,29 @@ pub enum Objective {
     WeightBytes,
     /// Peak resident memory of the worker, in bytes.
     PeakMemory,
+    /// Energy of a decoded token, in joules.
+    DecodeEnergy,
 }
 
 impl Objective {
     /// Every objective.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Kl,
         Self::PerplexityIncrease,
         Self::DecodeLatency,
         Self::PrefillLatency,
         Self::WeightBytes,
         Self::PeakMemory,
+        Self::DecodeEnergy,
     ];
 
-    /// The value of this objective in `measurements`, if it was measured *and is the variant's own*: latency and peak
-    /// memory of a simulated variant are not.
+    /// Whether the value is what ran, and not the recipe's alone.
+    pub const fn is_of_the_run(self) -> bool {
+        matches!(self, Self::DecodeLatency | Self::PrefillLatency | Self::PeakMemory | Self::DecodeEnergy)
+    }
+
+    /// The value of this objective in `measurements`, if it was measured *and is the variant's own*: latency, peak
+    /// memory and energy of a simulated variant are not.
     pub fn value(self, measurements: &Measurements) -> Option<f64> {
         let own = measurements.simulated_layers == 0;
         match self {
@@ -48,17 +56,21 @@ impl Objective {
             }
             Self::WeightBytes => Some(measurements.memory.weight_bytes as f64),
             Self::PeakMemory => measurements.memory.peak_rss_bytes.filter(|_| own).map(|bytes| bytes as f64),
+            Self::DecodeEnergy => measurements
+                .energy
+                .as_ref()
+                .filter(|_| own)
+                .and_then(|energy| energy.decode_joules_per_token)
+                .map(|found| found.value),
         }
     }
 }
 
 impl Trial {
-    /// The value of `objective`, if it was measured and is what the recipe made: time and memory of a trial whose weights
+    /// The value of `objective`, if it was measured and is what the recipe made: time, memory and energy of a trial whose weights
     /// are masked and nothing else are the reference's, whatever the clock said.
     pub fn value(&self, objective: Objective) -> Option<f64> {
-        let is_of_the_run =
-            matches!(objective, Objective::DecodeLatency | Objective::PrefillLatency | Objective::PeakMemory);
-        if is_of_the_run && self.spec.recipe.is_masked_only() {
+        if objective.is_of_the_run() && self.spec.recipe.is_masked_only() {
             return None;
         }
         objective.value(self.measurements()?)

@@ -6,7 +6,8 @@ use super::*;
 use crate::device::DeviceSpec;
 use crate::recipe::Recipe;
 use crate::study::{
-    Conditions, Estimate, Failure, FailureKind, Memory, Outcome, PhaseSpeed, Speed, StudyEvent, TrialSpec, Workload,
+    Conditions, Energy, EnergySource, Estimate, Failure, FailureKind, Memory, Outcome, PhaseSpeed, Speed, StudyEvent,
+    TrialSpec, Workload,
 };
 
 /// A variant with so many bytes and, when it was timed, so many seconds a token.
@@ -27,7 +28,14 @@ fn variant(weight_bytes: u64, decode_secs: Option<f64>) -> Measurements {
         quality: None,
         dequantized_quality: None,
         speed,
-        memory: Memory { weight_bytes, held_bytes: 0, peak_rss_bytes: None, peak_gpu_bytes: None },
+        memory: Memory {
+            weight_bytes,
+            held_bytes: 0,
+            peak_rss_bytes: None,
+            peak_gpu_bytes: None,
+            predicted_peak_bytes: None,
+        },
+        energy: None,
         bits_per_weight: 4.5,
         simulated_layers: 0,
         products: BTreeMap::new(),
@@ -84,8 +92,22 @@ fn fronts() {
 fn simulated_variants_keep_what_is_their_own() {
     let simulated = Measurements { simulated_layers: 1, ..variant(7, Some(1.0)) };
     let values = Objective::ALL.map(|objective| objective.value(&simulated));
-    assert_eq!(values, [None, None, None, None, Some(7.0), None]);
+    assert_eq!(values, [None, None, None, None, Some(7.0), None, None]);
+    let value = Estimate { value: 0.2, ci95: [0.1, 0.3], n: 4 };
+    let energy = Energy {
+        source: EnergySource::RaplPackage,
+        refresh_secs: 0.001,
+        prefill_joules_per_token: None,
+        decode_joules_per_token: Some(value),
+        prefill_secs: 0.0,
+        decode_secs: 1.0,
+        trial_joules: 9.0,
+        trial_secs: 2.0,
+    };
+    let simulated = Measurements { energy: Some(energy), ..simulated };
+    assert_eq!(Objective::DecodeEnergy.value(&simulated), None);
     let own = Measurements { simulated_layers: 0, ..simulated };
+    assert_eq!(Objective::DecodeEnergy.value(&own), Some(0.2));
     assert_eq!(Objective::DecodeLatency.value(&own), Some(1.0));
     assert_eq!(Objective::PrefillLatency.value(&own), Some(1.0));
 }

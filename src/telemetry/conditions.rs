@@ -27,11 +27,11 @@ pub struct ConditionsProbe {
 
 /// What a process had used at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct ProcessTime {
-    name: String,
+pub(super) struct ProcessTime {
+    pub(super) name: String,
     /// Tells two processes apart that had the same number.
-    start_time: u64,
-    cpu_millis: u64,
+    pub(super) start_time: u64,
+    pub(super) cpu_millis: u64,
 }
 
 impl ConditionsProbe {
@@ -51,6 +51,8 @@ impl ConditionsProbe {
             load_1min: System::load_average().ok().map(|load| load.one).filter(|load| load.is_finite()),
             frequency_mhz: host.frequency_mhz(),
             temperature_celsius: host.temperature_celsius(),
+            repeated_sections: 0,
+            no_energy: None,
             busy_processes: busy_processes(&self.before, &after, elapsed_secs),
             build: format!("trimtab {}, candle 0.11.1", env!("CARGO_PKG_VERSION")),
         }
@@ -58,7 +60,7 @@ impl ConditionsProbe {
 }
 
 /// CPU time of every process but this one and its parent: the window that waits for this worker is not a disturbance.
-fn process_times() -> BTreeMap<u32, ProcessTime> {
+pub(super) fn process_times() -> BTreeMap<u32, ProcessTime> {
     let Ok(mut system) = System::new() else { return BTreeMap::new() };
     let what = ProcessRefreshKind::nothing().with_cpu().without_tasks();
     system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
@@ -77,7 +79,7 @@ fn process_times() -> BTreeMap<u32, ProcessTime> {
 }
 
 /// The processes that used more than [`BUSY_CORES`], busiest first; empty when the time was too short to tell.
-fn busy_processes(
+pub(super) fn busy_processes(
     before: &BTreeMap<u32, ProcessTime>,
     after: &BTreeMap<u32, ProcessTime>,
     elapsed_secs: f64,

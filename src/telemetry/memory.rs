@@ -25,6 +25,11 @@ pub fn resident_bytes_of(pid: u32) -> Option<u64> {
     status_bytes(&pid.to_string(), "VmRSS:")
 }
 
+/// Memory of the host that programs can have without others being swapped out.
+pub fn available_bytes() -> Option<u64> {
+    parse_status(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
 fn status_bytes(process: &str, field: &str) -> Option<u64> {
     parse_status(&std::fs::read_to_string(format!("/proc/{process}/status")).ok()?, field)
 }
@@ -45,6 +50,8 @@ mod tests {
         check("VmRSS:", Some(2 << 20));
         check("VmHWM:", Some(4 << 20));
         check("VmSwap:", None);
+        let meminfo = "MemTotal:       8000000 kB\nMemAvailable:    3000000 kB\n";
+        assert_eq!(parse_status(meminfo, "MemAvailable:"), Some(3_000_000 << 10));
         assert_eq!(parse_status("VmRSS:\t18446744073709551615 kB", "VmRSS:"), None);
         assert_eq!(parse_status("VmRSS:\tmany kB", "VmRSS:"), None);
     }

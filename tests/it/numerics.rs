@@ -126,7 +126,7 @@ fn the_outside_figures_are_met_on_the_full_report_split() {
     let texts = eval::read_texts(&asset("assets/demo/report.jsonl")).unwrap();
     let windows = eval::cut(&texts, &checkpoint.tokenizer().unwrap(), Some(1), 256, None).unwrap();
     let device = DeviceSpec::Cpu { threads: 2 };
-    let info = DeviceInfo { spec: device, name: String::new(), memory_bytes: None, unavailable: None };
+    let info = DeviceInfo::named(device, "");
     let mut store = ModelStore::load(checkpoint, device, &|_, _| true).unwrap();
     let figures = figures();
     let variants: Vec<_> = figures

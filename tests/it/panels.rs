@@ -20,9 +20,10 @@ use trimtab::app::panels::trials::TrialsPanel;
 use trimtab::app::sweep::SweepSettings;
 use trimtab::app::{theme, words};
 use trimtab::device::DeviceSpec;
+use trimtab::device::GpuDescription;
 use trimtab::session::{CacheState, ModelState};
-use trimtab::study::{Study, TrialId};
-use trimtab::telemetry::{GpuSample, HardwareSample, TelemetrySnapshot};
+use trimtab::study::{Outcome, Study, TrialId, TrialState};
+use trimtab::telemetry::{GpuDevice, GpuReading, GpuSample, HardwareSample, Refusal, TelemetrySnapshot};
 
 #[path = "../../src/app/plots/fixtures.rs"]
 mod fixtures;
@@ -97,6 +98,7 @@ fn telemetry() -> TelemetrySnapshot {
         cpu_model: Some("AMD EPYC 9R14".to_owned()),
         n_cores: 2,
         history: (0..600).map(sample).collect(),
+        gpus: Vec::new(),
         no_gpu: Some("no NVIDIA driver (libnvidia-ml.so.1 not found)".to_owned()),
     }
 }
@@ -200,6 +202,62 @@ fn the_live_plots_in_every_state() {
 }
 
 #[test]
+fn power_and_clocks_share_the_time_of_memory() {
+    let world = |telemetry: fn(&mut TelemetrySnapshot)| {
+        let mut world = World::new(Box::new(LiveMemoryPanel::default()), fixtures::running(2), Selection::default());
+        telemetry(Arc::make_mut(&mut world.telemetry));
+        world
+    };
+    let gpus = |found: &mut TelemetrySnapshot| {
+        gpu(found);
+        for (step, sample) in (0_u32..).zip(&mut found.history) {
+            sample.gpus[0].power_watts = Some(120.0 + 300.0 * fixtures::noise(5, step / 7));
+        }
+    };
+    for (theme, size) in [(Theme::Dark, LIVE[0]), (Theme::Light, LIVE[1])] {
+        for (quantity, plot) in [("power", "Power plot"), ("clock", "Clock plot")] {
+            let mut harness = harness(world(gpus), size, theme);
+            harness.get_by_label(&format!("Quantity {quantity}")).click();
+            harness.run_ok();
+            assert_eq!(harness.query_all_by_label(plot).count(), 1);
+            image(&mut harness, &format!("machine-{quantity}-{theme:?}"));
+        }
+    }
+    let mut harness = harness(world(|_| {}), LIVE[1], Theme::Dark);
+    harness.get_by_label("Quantity power").click();
+    harness.run_ok();
+    assert_eq!(harness.query_all_by_label_contains("No sensor of this machine").count(), 1);
+}
+
+#[test]
+fn energy_has_a_column_and_an_axis_where_a_trial_has_it() {
+    let without = || {
+        let mut study = fixtures::study(30);
+        for trial in study.trials.values_mut() {
+            if let TrialState::Finished { outcome: Outcome::Done(measured), .. } = &mut trial.state {
+                measured.energy = None;
+                measured.conditions.no_energy = Some("only root may read it".to_owned());
+            }
+        }
+        study
+    };
+    for (has_energy, study) in [(false, without()), (true, fixtures::study(30))] {
+        let table = World::new(Box::new(TrialsPanel::default()), study.clone(), trial(1));
+        let found = harness(table, TRIALS[0], Theme::Dark).query_all_by_label_contains("mJ/tok").count();
+        assert_eq!(found > 0, has_energy);
+        let world = World::new(Box::new(TradeOffPanel::default()), study, Selection::default());
+        let mut harness = harness(world, TRADE_OFF[0], Theme::Light);
+        harness.get_by_label("x axis").click();
+        harness.run_ok();
+        let choice = harness.get_by_label("energy, mJ a token");
+        assert_eq!(choice.accesskit_node().is_disabled(), !has_energy);
+        choice.click();
+        harness.run_ok();
+        image(&mut harness, &format!("trade-off-energy-{has_energy}"));
+    }
+}
+
+#[test]
 fn the_table_in_every_state() {
     let world = |study: fn() -> Study, selection: Selection| {
         move || World::new(Box::new(TrialsPanel::default()), study(), selection.clone())
@@ -242,21 +300,35 @@ fn the_hardware_with_and_without_a_gpu() {
     check("hardware-empty", HARDWARE, world(|found| found.history.clear()), &["No reading yet"]);
     let expected = ["AMD EPYC 9R14 · 2 cores", "no readable sensor", "no NVIDIA driver", "of 8.00 GiB"];
     check("hardware-host", HARDWARE, world(|_| {}), &expected);
-    let gpu = |found: &mut TelemetrySnapshot| {
-        found.no_gpu = None;
-        for (step, sample) in (0_u32..).zip(&mut found.history) {
-            sample.gpus.push(GpuSample {
-                name: "NVIDIA H200".to_owned(),
-                utilization: Some(fixtures::noise(9, step / 9)),
-                memory_used_bytes: Some((20 << 30) + u64::from(step) * 9_000_000),
-                memory_total_bytes: Some(139 << 30),
-                power_watts: None,
-                temperature_celsius: Some(41.0),
-                sm_clock_mhz: Some(1980),
-            });
-        }
+    check("hardware-gpu", HARDWARE, world(gpu), &["GPU 0 NVIDIA H200", "not available: MIG", "of 139 GiB"]);
+    let lost = |found: &mut TelemetrySnapshot| {
+        gpu(found);
+        found.gpus[0].is_lost = true;
+        found.history.iter_mut().skip(300).for_each(|sample| sample.gpus[0] = GpuSample::default());
     };
-    check("hardware-gpu", HARDWARE, world(gpu), &["GPU 0 NVIDIA H200", "the driver does not tell", "of 139 GiB"]);
+    check("hardware-gpu-lost", HARDWARE, world(lost), &["lost: it has fallen off the bus"]);
+}
+
+/// A divided card that tells neither its power nor the clock of its memory.
+fn gpu(found: &mut TelemetrySnapshot) {
+    found.no_gpu = None;
+    found.gpus.push(GpuDevice {
+        name: "NVIDIA H200".to_owned(),
+        memory_total_bytes: Some(139 << 30),
+        description: GpuDescription { compute_capability: Some((9, 0)), mig: Some(true), ..GpuDescription::default() },
+        refused: [GpuReading::Power, GpuReading::MemoryClock].map(|what| (what, Refusal::Mig)).into(),
+        is_lost: false,
+    });
+    for (step, sample) in (0_u32..).zip(&mut found.history) {
+        sample.gpus.push(GpuSample {
+            at_secs: sample.at_secs,
+            utilization: Some(fixtures::noise(9, step / 9)),
+            memory_used_bytes: Some((20 << 30) + u64::from(step) * 9_000_000),
+            temperature_celsius: Some(41.0),
+            sm_clock_mhz: Some(1980),
+            ..GpuSample::default()
+        });
+    }
 }
 
 fn last(harness: &Harness<'_, World>) -> Option<Command> {

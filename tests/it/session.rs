@@ -52,7 +52,14 @@ fn measurements(id: TrialId) -> Measurements {
         quality: None,
         dequantized_quality: None,
         speed: None,
-        memory: Memory { weight_bytes: u64::from(id.0), held_bytes: 1, peak_rss_bytes: None, peak_gpu_bytes: None },
+        memory: Memory {
+            weight_bytes: u64::from(id.0),
+            held_bytes: 1,
+            peak_rss_bytes: None,
+            peak_gpu_bytes: None,
+            predicted_peak_bytes: None,
+        },
+        energy: None,
         bits_per_weight: 8.5,
         simulated_layers: 0,
         products: BTreeMap::new(),
@@ -144,7 +151,7 @@ fn header(spec: StudySpec) -> StudyHeader {
     let graph = trimtab::checkpoint::open(&spec.model).expect("the demo model opens").graph().clone();
     StudyHeader {
         app_version: "test".to_owned(),
-        device: DeviceInfo { spec: spec.device, name: "test".to_owned(), memory_bytes: None, unavailable: None },
+        device: DeviceInfo::named(spec.device, "test"),
         graph,
         created_unix_secs: 0,
         data_hash: None,

@@ -65,7 +65,7 @@ impl World {
             cache: CacheState::default(),
             sent: Vec::new(),
             view: View::new(None),
-            device: DeviceInfo { spec, name: "test processor".to_owned(), memory_bytes: None, unavailable: None },
+            device: DeviceInfo::named(spec, "test processor"),
             commands: CommandQueue::default(),
             dressed: false,
         }

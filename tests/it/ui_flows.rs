@@ -292,7 +292,7 @@ fn every_preset_resolves_on_the_demo() {
     let checkpoint =
         trimtab::checkpoint::open(&trimtab::model::ModelSource::Safetensors { dir }).expect("the demo opens");
     let spec = trimtab::device::DeviceSpec::Cpu { threads: 2 };
-    let device = trimtab::device::DeviceInfo { spec, name: String::new(), memory_bytes: None, unavailable: None };
+    let device = trimtab::device::DeviceInfo::named(spec, "");
     let text = std::path::Path::new("assets/demo/calibration.jsonl");
     for preset in presets() {
         let plan = preset.recipe().calibrated_on(text).resolve(checkpoint.graph(), &device);

@@ -10,7 +10,7 @@ use crate::app::plots::paint::{self, quiet, tokens};
 use crate::app::plots::sparkline::{Sparkline, sparkline};
 use crate::app::theme::{MONO, SMALL};
 use crate::app::words::{self, HardwareWords};
-use crate::telemetry::{GpuSample, HardwareSample, TelemetrySnapshot};
+use crate::telemetry::{GpuDevice, GpuReading, GpuSample, HardwareSample, TelemetrySnapshot};
 use crate::units::{bytes, duration, percent, significant};
 
 /// Size of one gauge, in points.
@@ -32,6 +32,8 @@ struct Gauge {
     name: String,
     /// The newest reading, or why there is none.
     value: Result<String, String>,
+    /// What else is known of it, shown where the pointer rests.
+    more: String,
     line: Sparkline,
 }
 
@@ -90,6 +92,7 @@ fn gauges(telemetry: &TelemetrySnapshot, newest: &HardwareSample, words: &Hardwa
     let host = |name: &str, value: Option<String>, absent: &str, read: fn(&HardwareSample) -> Option<f64>| Gauge {
         name: name.to_owned(),
         value: value.ok_or_else(|| absent.to_owned()),
+        more: String::new(),
         line: sparkline(telemetry.history.iter().map(|sample| (sample.at_secs, read(sample))), COLUMNS),
     };
     let celsius = |degrees: f64| format!("{} °C", significant(degrees, 3));
@@ -103,12 +106,13 @@ fn gauges(telemetry: &TelemetrySnapshot, newest: &HardwareSample, words: &Hardwa
             sample.temperature_celsius
         }),
     ];
-    if newest.gpus.is_empty() {
+    if telemetry.gpus.is_empty() {
         let reason = telemetry.no_gpu.clone().unwrap_or_else(|| words.no_gpu.to_owned());
-        gauges.push(Gauge { name: words.gpu.to_owned(), value: Err(reason), line: Sparkline::default() });
+        let (name, value) = (words.gpu.to_owned(), Err(reason));
+        gauges.push(Gauge { name, value, more: String::new(), line: Sparkline::default() });
     }
-    for (number, gpu) in newest.gpus.iter().enumerate() {
-        push_gpu(&mut gauges, telemetry, number, gpu, words);
+    for (number, (device, gpu)) in telemetry.gpus.iter().zip(&newest.gpus).enumerate() {
+        push_gpu(&mut gauges, telemetry, (number, device, gpu), words);
     }
     gauges
 }
@@ -116,45 +120,65 @@ fn gauges(telemetry: &TelemetrySnapshot, newest: &HardwareSample, words: &Hardwa
 fn push_gpu(
     gauges: &mut Vec<Gauge>,
     telemetry: &TelemetrySnapshot,
-    number: usize,
-    gpu: &GpuSample,
+    (number, device, gpu): (usize, &GpuDevice, &GpuSample),
     words: &HardwareWords,
 ) {
-    let series = |read: fn(&GpuSample) -> Option<f64>| {
-        sparkline(
-            telemetry.history.iter().map(|sample| (sample.at_secs, sample.gpus.get(number).and_then(read))),
-            COLUMNS,
-        )
+    let gauge = |name: String, what, value: Option<String>, more: String, read: fn(&GpuSample) -> Option<f64>| {
+        let series = telemetry.history.iter().map(|sample| (sample.at_secs, sample.gpus.get(number).and_then(read)));
+        let reason = || telemetry.no_gpu.clone().unwrap_or_else(|| absent(device, what, words));
+        Gauge { name, value: value.ok_or_else(reason), more, line: sparkline(series, COLUMNS) }
     };
-    let absent = || words.not_told.to_owned();
-    let memory = gpu.memory_used_bytes.map(|used| used_of(used, gpu.memory_total_bytes, words));
-    let clock = gpu.sm_clock_mhz.map(|clock| format!("{clock} MHz"));
+    let megahertz = |clock: Option<u32>| clock.map(|clock| format!("{clock} MHz"));
+    let memory = gpu.memory_used_bytes.map(|used| used_of(used, device.memory_total_bytes, words));
     let watts = gpu.power_watts.map(|watts| format!("{} W", significant(watts, 3)));
     let celsius = gpu.temperature_celsius.map(|degrees| format!("{} °C", significant(degrees, 3)));
-    let numbered = |name: &str| format!("{name} {number}");
+    let limits: Vec<&str> = gpu.limits.iter().map(|limit| (words.limit)(*limit)).collect();
+    let limited = if limits.is_empty() { String::new() } else { (words.limited)(&limits.join(", ")) };
     gauges.extend([
-        Gauge {
-            name: format!("{} {}", numbered(words.gpu), gpu.name),
-            value: gpu.utilization.map(percent).ok_or_else(absent),
-            line: series(|gpu| gpu.utilization),
-        },
-        Gauge {
-            name: numbered(words.gpu_memory),
-            value: memory.ok_or_else(absent),
-            line: series(|gpu| gpu.memory_used_bytes.map(|n| n as f64)),
-        },
-        Gauge { name: numbered(words.power), value: watts.ok_or_else(absent), line: series(|gpu| gpu.power_watts) },
-        Gauge {
-            name: format!("{} {} {}", words.gpu, number, words.clock),
-            value: clock.ok_or_else(absent),
-            line: series(|gpu| gpu.sm_clock_mhz.map(f64::from)),
-        },
-        Gauge {
-            name: format!("{} {} {}", words.gpu, number, words.temperature),
-            value: celsius.ok_or_else(absent),
-            line: series(|gpu| gpu.temperature_celsius),
-        },
+        gauge(
+            (words.gpu_name)(number, &device.name),
+            GpuReading::Utilization,
+            gpu.utilization.map(percent),
+            device.description.label(),
+            |gpu| gpu.utilization,
+        ),
+        gauge((words.gpu_memory_of)(number), GpuReading::Memory, memory, users(gpu, words), |gpu| {
+            gpu.memory_used_bytes.map(|n| n as f64)
+        }),
+        gauge((words.gpu_power)(number), GpuReading::Power, watts, limited.clone(), |gpu| gpu.power_watts),
+        gauge((words.gpu_sm_clock)(number), GpuReading::SmClock, megahertz(gpu.sm_clock_mhz), limited, |gpu| {
+            gpu.sm_clock_mhz.map(f64::from)
+        }),
+        gauge(
+            (words.gpu_memory_clock)(number),
+            GpuReading::MemoryClock,
+            megahertz(gpu.memory_clock_mhz),
+            String::new(),
+            |gpu| gpu.memory_clock_mhz.map(f64::from),
+        ),
+        gauge((words.gpu_temperature)(number), GpuReading::Temperature, celsius, String::new(), |gpu| {
+            gpu.temperature_celsius
+        }),
     ]);
+}
+
+/// Why a GPU does not show a quantity.
+fn absent(device: &GpuDevice, what: GpuReading, words: &HardwareWords) -> String {
+    if device.is_lost {
+        return words.lost.to_owned();
+    }
+    device.refused.get(&what).map_or_else(|| words.not_told.to_owned(), |refusal| (words.refused)(refusal))
+}
+
+/// Who holds the memory of a GPU: ours, then the others.
+fn users(gpu: &GpuSample, words: &HardwareWords) -> String {
+    let own = gpu.own_memory_bytes.map(|own| (words.own)(&bytes(own)));
+    let n_others = (!gpu.others.is_empty()).then(|| (words.others)(gpu.others.len()));
+    let others = gpu
+        .others
+        .iter()
+        .map(|process| (words.other)(process.pid, process.name.as_deref(), process.memory_bytes.map(bytes).as_deref()));
+    own.into_iter().chain(n_others).chain(others).collect::<Vec<_>>().join("\n")
 }
 
 fn used_of(used: u64, total: Option<u64>, words: &HardwareWords) -> String {
@@ -165,7 +189,10 @@ fn gauge_ui(ui: &mut Ui, gauge: &Gauge) {
     let tokens = tokens(ui);
     let absent = gauge.value.is_err();
     let size = if absent { vec2(GAUGE.x + 12.0, GAUGE.y) } else { GAUGE };
-    let (rect, _) = ui.allocate_exact_size(size, Sense::hover());
+    let (rect, response) = ui.allocate_exact_size(size, Sense::hover());
+    if !gauge.more.is_empty() {
+        response.on_hover_text(&gauge.more);
+    }
     ui.painter().rect_filled(rect, 4.0, tokens.raised);
     let inner = rect.shrink2(vec2(8.0, 5.0));
     let layout = egui::Layout::top_down(egui::Align::Min);

@@ -7,7 +7,9 @@ use crate::app::command::Command;
 use crate::app::context::ViewContext;
 use crate::app::panels::Panel;
 use crate::app::plots::card;
-use crate::app::plots::live::{Band, Convergence, Latency, MemoryCurve, QualityKind, Source, shown_phase};
+use crate::app::plots::live::{
+    Band, Convergence, Latency, MachineCurves, MemoryCurve, PhaseSpan, QualityKind, Quantity, Source, shown_phase,
+};
 use crate::app::plots::live_csv::{Series, csv};
 use crate::app::plots::paint::{self, StudyKey, line_legend, quiet, study_key, tokens};
 use crate::app::theme::Tokens;
@@ -29,10 +31,12 @@ pub struct LiveLatencyPanel {
     cache: Option<(LiveKey, Phase, Latency)>,
 }
 
-/// Memory over time.
+/// Memory over time; power and clocks on the same time while a trial runs.
 #[derive(Debug, Default)]
 pub struct LiveMemoryPanel {
+    quantity: Quantity,
     cache: Option<(LiveKey, MemoryCurve)>,
+    machine: Option<(LiveKey, Quantity, MachineCurves)>,
 }
 
 /// Quality as it converges.
@@ -143,7 +147,26 @@ impl Panel for LiveMemoryPanel {
             self.cache = Some((key, MemoryCurve::new(cx.study, source, cx.telemetry, key.3)));
         }
         let Some((_, model)) = &self.cache else { return };
-        ui.horizontal(|ui| source_ui(cx, ui, (source, Series::Memory), words));
+        ui.horizontal(|ui| {
+            let names =
+                [(Quantity::Memory, words.memory), (Quantity::Power, words.power), (Quantity::Clock, words.clock)];
+            for (quantity, name) in names {
+                choice_ui(ui, &mut self.quantity, quantity, name, words.quantity);
+            }
+            source_ui(cx, ui, (source, Series::Memory), words);
+        });
+        if self.quantity != Quantity::Memory {
+            let cached =
+                self.machine.as_ref().is_some_and(|(of, quantity, _)| *of == key && *quantity == self.quantity);
+            if !cached {
+                let curves = MachineCurves::new(cx.study, source, cx.telemetry, self.quantity, key.3);
+                self.machine = Some((key, self.quantity, curves));
+            }
+            if let Some((.., curves)) = &self.machine {
+                machine_ui(ui, source, self.quantity, curves, results);
+            }
+            return;
+        }
         if model.worker.len() < 2 {
             nothing_ui(ui, source, (words.memory_waiting, words.memory_absent), words);
         } else {
@@ -161,11 +184,7 @@ fn memory_ui(ui: &mut Ui, model: &MemoryCurve, results: &ResultsWords) {
         .custom_x_axes(vec![paint::x_axis(tokens)])
         .custom_y_axes(vec![paint::y_axis(tokens)]);
     let shown = plot.show(ui, |plot_ui| {
-        for (index, span) in model.phases.iter().enumerate() {
-            let color = tokens.series[span.phase as usize % tokens.series.len()];
-            let fill = if index % 2 == 0 { tokens.band(color) } else { tokens.band(color).gamma_multiply(0.6) };
-            plot_ui.span(Span::new("", span.from_secs..=span.to_secs).fill(fill));
-        }
+        phase_bands(plot_ui, &model.phases, tokens);
         for (number, gpu) in model.gpus.iter().enumerate() {
             plot_ui.line(gpu_line(gpu, number, tokens));
         }
@@ -179,7 +198,7 @@ fn memory_ui(ui: &mut Ui, model: &MemoryCurve, results: &ResultsWords) {
     });
     let response = shown.response.accessible_name(words.memory_plot).on_hover_text(words.peak_hint);
     let painter = ui.painter().with_clip_rect(response.rect);
-    phase_labels(&painter, model, &shown.transform, results, tokens);
+    phase_labels(&painter, &model.phases, &shown.transform, results, tokens);
     let newest = model.worker.last().map_or(0.0, |point| point.y);
     // Below: the peak runs along the top.
     let n_lines = 1 + usize::from(model.peak_mib.is_some()) + model.gpus.len();
@@ -200,6 +219,49 @@ fn memory_ui(ui: &mut Ui, model: &MemoryCurve, results: &ResultsWords) {
     }
 }
 
+/// Power or clocks, on the same time as memory.
+fn machine_ui(ui: &mut Ui, source: Source, quantity: Quantity, model: &MachineCurves, results: &ResultsWords) {
+    let words = &results.live;
+    if model.lines.is_empty() {
+        nothing_ui(ui, source, (words.machine_waiting, words.machine_absent), words);
+        return;
+    }
+    let tokens = tokens(ui);
+    let plot = paint::plot(("machine", quantity as u8), tokens)
+        .include_y(0.0)
+        .set_margin_fraction(vec2(0.0, 0.2))
+        .custom_x_axes(vec![paint::x_axis(tokens)])
+        .custom_y_axes(vec![paint::y_axis(tokens)]);
+    let color = |index: usize| tokens.series[index % tokens.series.len()];
+    let shown = plot.show(ui, |plot_ui| {
+        phase_bands(plot_ui, &model.phases, tokens);
+        for (index, (_, points)) in model.lines.iter().enumerate() {
+            let line = Line::new("", PlotPoints::Borrowed(points)).color(color(index)).width(1.6).allow_band(false);
+            plot_ui.line(line.allow_hover(false));
+        }
+    });
+    let (unit, name) = if quantity == Quantity::Power { ("W", words.power_plot) } else { ("MHz", words.clock_plot) };
+    let response = shown.response.accessible_name(name).on_hover_text(words.machine_hint);
+    let painter = ui.painter().with_clip_rect(response.rect);
+    phase_labels(&painter, &model.phases, &shown.transform, results, tokens);
+    let frame = shown.transform.frame();
+    let mut at = Pos2::new(frame.left() + 5.0, frame.bottom() - 6.0 - 17.0 * model.lines.len() as f32);
+    for (index, (owner, points)) in model.lines.iter().enumerate() {
+        let newest = points.last().map_or(0.0, |point| point.y);
+        let text = format!("{} {} {unit}", (words.owner)(*owner), significant(newest, 4));
+        at = line_legend(&painter, at, color(index), &text, tokens);
+    }
+}
+
+/// A tinted stretch for each phase.
+fn phase_bands(plot_ui: &mut egui_plot::PlotUi<'_>, phases: &[PhaseSpan], tokens: &Tokens) {
+    for (index, span) in phases.iter().enumerate() {
+        let color = tokens.series[span.phase as usize % tokens.series.len()];
+        let fill = if index % 2 == 0 { tokens.band(color) } else { tokens.band(color).gamma_multiply(0.6) };
+        plot_ui.span(Span::new("", span.from_secs..=span.to_secs).fill(fill));
+    }
+}
+
 fn gpu_color(number: usize, tokens: &Tokens) -> egui::Color32 {
     tokens.series[(number + 1) % tokens.series.len()]
 }
@@ -211,13 +273,13 @@ fn gpu_line<'a>(points: &'a [PlotPoint], number: usize, tokens: &Tokens) -> Line
 /// Names of the phases along the upper edge, where they fit.
 fn phase_labels(
     painter: &egui::Painter,
-    model: &MemoryCurve,
+    phases: &[PhaseSpan],
     transform: &egui_plot::PlotTransform,
     results: &ResultsWords,
     tokens: &Tokens,
 ) {
     let frame = *transform.frame();
-    for span in &model.phases {
+    for span in phases {
         let left = transform.position_from_point_x(span.from_secs).max(frame.left());
         let right = transform.position_from_point_x(span.to_secs).min(frame.right());
         let font = egui::FontId::proportional(crate::app::theme::SMALL);

@@ -86,8 +86,9 @@ impl TradeOffPanel {
     fn header_ui(&mut self, cx: &ViewContext<'_>, ui: &mut Ui, words: &ResultsWords) -> bool {
         let mut reset = false;
         ui.horizontal(|ui| {
-            objective_ui(ui, words.trade_off.x_axis, &mut self.x, words);
-            objective_ui(ui, words.trade_off.y_axis, &mut self.y, words);
+            let missing = self.cache.as_ref().map_or(&[][..], |(_, model)| &model.missing);
+            objective_ui(ui, words.trade_off.x_axis, &mut self.x, missing, words);
+            objective_ui(ui, words.trade_off.y_axis, &mut self.y, missing, words);
             ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
                 let copy = ui.small_button(words.trade_off.copy).on_hover_text(words.trade_off.copy_hint);
                 if copy.clicked()
@@ -112,13 +113,29 @@ impl TradeOffPanel {
     }
 }
 
-fn objective_ui(ui: &mut Ui, label: &'static str, chosen: &mut Objective, words: &ResultsWords) {
+/// The choice of an axis. What no trial has is there and says why it cannot be chosen.
+fn objective_ui(
+    ui: &mut Ui,
+    label: &'static str,
+    chosen: &mut Objective,
+    missing: &[(Objective, Option<String>)],
+    words: &ResultsWords,
+) {
     let tokens = tokens(ui);
     ui.label(quiet(label, tokens));
     let shown =
         ComboBox::from_id_salt(label).selected_text((words.objective)(*chosen)).width(118.0).show_ui(ui, |ui| {
             for objective in Objective::ALL {
-                ui.selectable_value(chosen, objective, (words.objective)(objective));
+                let absent = missing.iter().find(|(missing, _)| *missing == objective);
+                let button = egui::Button::selectable(*chosen == objective, (words.objective)(objective));
+                let response = ui.add_enabled(absent.is_none(), button);
+                let response = match absent {
+                    Some((_, reason)) => response.on_disabled_hover_text((words.trade_off.unread)(reason.as_deref())),
+                    None => response,
+                };
+                if response.clicked() {
+                    *chosen = objective;
+                }
             }
         });
     shown.response.accessible_name(format!("{label} axis"));

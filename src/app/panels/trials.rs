@@ -9,7 +9,7 @@ use crate::app::panels::Panel;
 use crate::app::plots::card::{card_ui, report_hover, state_mark};
 use crate::app::plots::metrics::Metric;
 use crate::app::plots::paint::{self, StudyKey, cell_job, quiet, study_key, tokens};
-use crate::app::plots::table::{Column, Sort, caution_names, order, raw_row, state_name};
+use crate::app::plots::table::{Column, Sort, caution_names, columns, order, raw_row, state_name};
 use crate::app::theme::{HEADER_HEIGHT, MONO, ROW_HEIGHT, SMALL};
 use crate::app::words::{self, ResultsWords};
 use crate::study::{Outcome, Trial, TrialId, TrialState};
@@ -24,6 +24,7 @@ pub struct TrialsPanel {
     filter: String,
     sort: Sort,
     order: Option<((StudyKey, Sort, String), Vec<TrialId>)>,
+    columns: Option<(StudyKey, Vec<Column>)>,
     /// The trial that this tile last reported as hovered.
     hovered: Option<TrialId>,
     /// The selection that was last scrolled to.
@@ -58,6 +59,9 @@ impl Panel for TrialsPanel {
 
 impl TrialsPanel {
     fn refresh(&mut self, cx: &ViewContext<'_>) {
+        if self.columns.as_ref().is_none_or(|(cached, _)| *cached != study_key(cx.study)) {
+            self.columns = Some((study_key(cx.study), columns(cx.study)));
+        }
         let key = (study_key(cx.study), self.sort, self.filter.clone());
         if self.order.as_ref().is_none_or(|(cached, _)| *cached != key) {
             let order = order(cx.study, self.sort, &self.filter);
@@ -108,21 +112,22 @@ impl TrialsPanel {
     }
 
     fn table_ui(&mut self, cx: &ViewContext<'_>, ui: &mut Ui, words: &ResultsWords) {
-        let Some((_, order)) = &self.order else { return };
+        let (Some((_, order)), Some((_, columns))) = (&self.order, &self.columns) else { return };
         let mut sort = self.sort;
         let mut hovered = None;
         let room = Room::of(ui.available_width());
+        let has_energy = columns.contains(&Column::Metric(Metric::Energy));
         ui.spacing_mut().item_spacing.x = 6.0;
         let mut table = TableBuilder::new(ui)
-            .id_salt(("trials", room))
+            .id_salt(("trials", room, columns.len()))
             .striped(true)
             .resizable(true)
             .sense(Sense::click())
             .auto_shrink(false)
             .min_scrolled_height(0.0)
             .cell_layout(Layout::left_to_right(Align::Center));
-        for column in Column::ALL {
-            table = table.column(Width::initial(width(column, room)).at_least(30.0).clip(true));
+        for column in columns.iter().copied() {
+            table = table.column(Width::initial(width(column, room, has_energy)).at_least(30.0).clip(true));
         }
         table = table.column(Width::exact(122.0));
         if cx.selection.trial != self.scrolled_to {
@@ -133,7 +138,7 @@ impl TrialsPanel {
             }
         }
         let table = table.header(HEADER_HEIGHT, |mut row| {
-            for column in Column::ALL {
+            for column in columns.iter().copied() {
                 row.col(|ui| sort = header_cell_ui(ui, column, sort, words));
             }
             row.col(|_| {});
@@ -144,7 +149,7 @@ impl TrialsPanel {
                 if let Some(trial) = cx.study.trials.get(&id) {
                     row.set_selected(cx.selection.trial == Some(id));
                     row.set_hovered(cx.selection.hovered == Some(id));
-                    if row_ui(cx, &mut row, trial, words) {
+                    if row_ui(cx, &mut row, trial, columns, words) {
                         hovered = Some(id);
                     }
                 }
@@ -174,16 +179,18 @@ impl Room {
 }
 
 /// Widths that show every number whole in a window of 1280 and of 1600 points, and every name and caution in a larger
-/// one.
-const fn width(column: Column, room: Room) -> f32 {
+/// one. With energy names are shorter, and the smallest window scrolls.
+const fn width(column: Column, room: Room, has_energy: bool) -> f32 {
     let [compact, wide, full] = match column {
         Column::Number => [34.0, 42.0, 42.0],
+        Column::Recipe if has_energy => [92.0, 126.0, 330.0],
         Column::Recipe => [112.0, 186.0, 440.0],
         Column::Metric(Metric::Perplexity) => [94.0, 108.0, 108.0],
         Column::Metric(Metric::Kl) => [144.0, 152.0, 152.0],
         Column::Metric(Metric::Top1) => [84.0, 96.0, 96.0],
         Column::Metric(Metric::Prefill | Metric::Decode) => [146.0; 3],
         Column::Metric(Metric::Bytes | Metric::Peak) => [58.0, 78.0, 78.0],
+        Column::Metric(Metric::Energy) => [64.0, 78.0, 108.0],
         Column::Metric(Metric::Bits) => [48.0, 60.0, 60.0],
         Column::Cautions => [60.0, 128.0, 420.0],
         Column::State => [86.0, 124.0, 124.0],
@@ -223,9 +230,15 @@ fn header_cell_ui(ui: &mut Ui, column: Column, sort: Sort, words: &ResultsWords)
 }
 
 /// One trial; returns whether the pointer is on it.
-fn row_ui(cx: &ViewContext<'_>, row: &mut TableRow<'_, '_>, trial: &Trial, words: &ResultsWords) -> bool {
+fn row_ui(
+    cx: &ViewContext<'_>,
+    row: &mut TableRow<'_, '_>,
+    trial: &Trial,
+    columns: &[Column],
+    words: &ResultsWords,
+) -> bool {
     let id = trial.spec.id;
-    for column in Column::ALL {
+    for column in columns.iter().copied() {
         row.col(|ui| cell_ui(cx, ui, trial, column, words));
     }
     row.col(|ui| actions_ui(cx, ui, trial, words));

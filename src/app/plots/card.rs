@@ -5,14 +5,14 @@ use egui::{Grid, RichText, Ui};
 use crate::app::command::Command;
 use crate::app::context::ViewContext;
 use crate::app::plots::compression::Making;
-use crate::app::plots::metrics::{Cell, Metric};
+use crate::app::plots::metrics::{Cell, Metric, mib};
 use crate::app::plots::paint::{cell_job, quiet, tokens};
 use crate::app::plots::settings_difference::{settings_differences, whole_differences};
 use crate::app::theme::Mark;
 use crate::app::words::ResultsWords;
 use crate::recipe::Recipe;
 use crate::study::{Conditions, Measurements, Outcome, Study, Trial, TrialId, TrialState};
-use crate::units::{duration, interval, significant};
+use crate::units::{change, duration, interval, significant};
 
 /// Lines of settings shown at most.
 const MAX_SETTINGS: usize = 6;
@@ -114,6 +114,22 @@ fn numbers_ui(ui: &mut Ui, measurements: &Measurements, words: &ResultsWords) {
             }
             ui.label(quiet((words.metric)(metric), tokens));
             ui.label(cell_job(&cell, tokens.text, tokens));
+            ui.end_row();
+        }
+        let memory = &measurements.memory;
+        if let Some((predicted, ratio)) = memory.predicted_peak_bytes.zip(memory.prediction_ratio()) {
+            ui.label(quiet(words.trade_off.predicted_peak, tokens));
+            ui.label(cell_job(
+                &Cell { value: significant(mib(predicted), 3), quiet: change(ratio) },
+                tokens.text,
+                tokens,
+            ));
+            ui.end_row();
+        }
+        if let Some(energy) = &measurements.energy {
+            ui.label(quiet(words.trade_off.trial_energy, tokens));
+            let value = significant(energy.trial_joules, 3);
+            ui.label(cell_job(&Cell { value, quiet: String::new() }, tokens.text, tokens));
             ui.end_row();
         }
         // What quantized activations cost is the difference to the KL above.

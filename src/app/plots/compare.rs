@@ -59,8 +59,11 @@ pub fn trial_lines(a: &Trial, b: &Trial) -> Option<Vec<Line>> {
 
 /// Every metric of `a` and `b` with the change between them.
 pub fn lines(a: &Measurements, b: &Measurements) -> Vec<Line> {
+    // Energy is told by few machines: where no side has it there is no line.
+    let has_energy = a.energy.is_some() || b.energy.is_some();
     Metric::ALL
         .into_iter()
+        .filter(|metric| *metric != Metric::Energy || has_energy)
         .map(|metric| {
             let (change, verdict) = difference(metric, a, b);
             Line { metric, a: metric.cell(a), b: metric.cell(b), change, verdict }
@@ -86,7 +89,7 @@ fn difference(metric: Metric, a: &Measurements, b: &Measurements) -> (String, Ve
             let verdict = if value_b < value_a { Verdict::Better } else { Verdict::Worse };
             (change(value_b / value_a), verdict)
         }
-        Metric::Peak => (change(value_b / value_a), Verdict::Unjudged),
+        Metric::Peak | Metric::Energy => (change(value_b / value_a), Verdict::Unjudged),
     }
 }
 
@@ -188,6 +191,7 @@ mod tests {
             (Metric::Bytes, Verdict::Better),
             (Metric::Bits, Verdict::Better),
             (Metric::Peak, Verdict::Unjudged),
+            (Metric::Energy, Verdict::Unjudged),
         ] {
             assert_eq!(line(&reference, &q4, metric).verdict, expected, "{metric:?}");
         }

@@ -10,9 +10,9 @@ use super::house::model::{
 };
 use super::house::recipe::{Group, IntFormat, PartialSettings, Recipe, Rule, Sparsity, Target, WeightFormat};
 use super::house::study::{
-    Arm, Caution, Conditions, Estimate, Failure, FailureKind, Limits, Measurements, Memory, Outcome, Phase, PhaseSpeed,
-    Protocol, Quality, QualityWorkload, Ratio, SampleWorkload, Speed, SpeedWorkload, StrategySpec, Study, StudyEvent,
-    StudyHeader, StudySpec, TrialId, TrialSpec, WindowScore, Workload,
+    Arm, Caution, Conditions, Energy, EnergySource, Estimate, Failure, FailureKind, Limits, Measurements, Memory,
+    Outcome, Phase, PhaseSpeed, Protocol, Quality, QualityWorkload, Ratio, SampleWorkload, Speed, SpeedWorkload,
+    StrategySpec, Study, StudyEvent, StudyHeader, StudySpec, TrialId, TrialSpec, WindowScore, Workload,
 };
 
 /// Six Llama blocks of width 288, as stories15M has them.
@@ -101,12 +101,7 @@ pub(super) fn created() -> StudyEvent {
                 seed: 7,
             },
             graph: graph(),
-            device: DeviceInfo {
-                spec: device,
-                name: "AMD EPYC 9R14".to_owned(),
-                memory_bytes: Some(8 << 30),
-                unavailable: None,
-            },
+            device: DeviceInfo { memory_bytes: Some(8 << 30), ..DeviceInfo::named(device, "AMD EPYC 9R14") },
             created_unix_secs: 1_700_000_000,
             data_hash: None,
         }),
@@ -248,7 +243,9 @@ pub(super) fn measurements(id: u32, n_samples: u32) -> Measurements {
             held_bytes: weight_bytes * 2,
             peak_rss_bytes: Some(156 << 20 | u64::from(id) << 14),
             peak_gpu_bytes: None,
+            predicted_peak_bytes: None,
         },
+        energy: Some(energy(0.02 + 0.01 * f64::from(id % 7))),
         bits_per_weight: bits,
         simulated_layers: if simulated { 42 } else { 0 },
         products: BTreeMap::from([("candle f32".to_owned(), 42)]),
@@ -263,8 +260,25 @@ pub(super) fn measurements(id: u32, n_samples: u32) -> Measurements {
             frequency_mhz: Some(2600.0),
             temperature_celsius: None,
             busy_processes: Vec::new(),
+            repeated_sections: 0,
+            no_energy: None,
             build: "trimtab 0.1.0, candle 0.11.1".to_owned(),
         },
+    }
+}
+
+/// Energy of a trial whose decoded token takes so many joules.
+fn energy(decode_joules: f64) -> Energy {
+    let around = |value: f64| Some(Estimate { value, ci95: [0.95 * value, 1.05 * value], n: 8 });
+    Energy {
+        source: EnergySource::RaplPackage,
+        refresh_secs: 0.001,
+        prefill_joules_per_token: around(decode_joules / 8.0),
+        decode_joules_per_token: around(decode_joules),
+        prefill_secs: 0.5,
+        decode_secs: 1.1,
+        trial_joules: 900.0 * decode_joules,
+        trial_secs: 12.0,
     }
 }
 

@@ -6,7 +6,7 @@ use crate::app::plots::decimate::min_max;
 use crate::app::plots::metrics::mib;
 use crate::app::plots::running_mean::RunningMean;
 use crate::study::{Arm, Phase, PhaseSpeed, Study, Trial, TrialId, TrialState, WindowScore};
-use crate::telemetry::TelemetrySnapshot;
+use crate::telemetry::{GpuSample, HardwareSample, TelemetrySnapshot};
 
 /// Where a series comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,18 +200,108 @@ fn phase_spans(begins: &[(u64, Phase)], now: f64) -> Vec<PhaseSpan> {
         .collect()
 }
 
-/// GPU memory with the clock of the trial: the newest reading of both is taken as the same moment.
+/// GPU memory with the clock of the trial.
 fn gpu_curves(telemetry: &TelemetrySnapshot, now: f64, columns: usize) -> Vec<Vec<PlotPoint>> {
+    let n_gpus = telemetry.history.last().map_or(0, |newest| newest.gpus.len());
+    let read = |gpu: &GpuSample| gpu.memory_used_bytes.map(mib);
+    let curves = (0..n_gpus).map(|number| gpu_curve(telemetry, number, now, columns, read));
+    curves.filter(|points| !points.is_empty()).collect()
+}
+
+/// A quantity of one GPU with the clock of the trial.
+fn gpu_curve(
+    telemetry: &TelemetrySnapshot,
+    number: usize,
+    now: f64,
+    columns: usize,
+    read: impl Fn(&GpuSample) -> Option<f64>,
+) -> Vec<PlotPoint> {
+    on_trial_time(telemetry, now, columns, |sample| {
+        let gpu = sample.gpus.get(number)?;
+        Some((gpu.at_secs, read(gpu)?))
+    })
+}
+
+/// Readings, each with its own moment, with the clock of the trial: the newest of both is taken as the same moment.
+fn on_trial_time(
+    telemetry: &TelemetrySnapshot,
+    now: f64,
+    columns: usize,
+    read: impl Fn(&HardwareSample) -> Option<(f64, f64)>,
+) -> Vec<PlotPoint> {
     let Some(newest) = telemetry.history.last() else { return Vec::new() };
-    let curve = |gpu: usize| {
-        let points = telemetry.history.iter().filter_map(|sample| {
-            let at = now - (newest.at_secs - sample.at_secs);
-            let bytes = sample.gpus.get(gpu)?.memory_used_bytes?;
-            (at >= 0.0).then(|| PlotPoint::new(at, mib(bytes)))
-        });
-        min_max(points.collect(), columns)
-    };
-    (0..newest.gpus.len()).map(curve).filter(|points| !points.is_empty()).collect()
+    let points = telemetry.history.iter().filter_map(|sample| {
+        let (at_secs, value) = read(sample)?;
+        let at = now - (newest.at_secs - at_secs);
+        (at >= 0.0).then(|| PlotPoint::new(at, value))
+    });
+    min_max(points.collect(), columns)
+}
+
+/// What the machine did while a trial ran, by quantity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Quantity {
+    /// Memory of the worker and of GPUs, in MiB.
+    #[default]
+    Memory,
+    /// Power of GPUs, in watts.
+    Power,
+    /// Clocks of the processor and of GPUs, in MHz.
+    Clock,
+}
+
+/// Whose reading a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// The processor.
+    Processor,
+    /// A GPU by its position.
+    Gpu(usize),
+    /// The memory of a GPU.
+    GpuMemory(usize),
+}
+
+/// Power or clocks over the time of a trial.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct MachineCurves {
+    /// Seconds and watts or MHz, of each that is read.
+    pub lines: Vec<(Owner, Vec<PlotPoint>)>,
+    /// Phases, where they were seen.
+    pub phases: Vec<PhaseSpan>,
+}
+
+impl MachineCurves {
+    /// The curves of a trial that runs. Records keep none.
+    pub fn new(
+        study: &Study,
+        source: Source,
+        telemetry: &TelemetrySnapshot,
+        quantity: Quantity,
+        columns: usize,
+    ) -> Self {
+        if matches!(source, Source::Recorded(_)) {
+            return Self::default();
+        }
+        let now = study.live.memory.last().map_or(0.0, |(millis, _)| *millis as f64 / 1e3);
+        let gpu = |number, read: fn(&GpuSample) -> Option<f64>| gpu_curve(telemetry, number, now, columns, read);
+        let mut lines = Vec::new();
+        if quantity == Quantity::Clock {
+            let clock = |sample: &HardwareSample| Some((sample.at_secs, sample.frequency_mhz?));
+            lines.push((Owner::Processor, on_trial_time(telemetry, now, columns, clock)));
+        }
+        for number in 0..telemetry.history.last().map_or(0, |newest| newest.gpus.len()) {
+            match quantity {
+                Quantity::Memory => {}
+                Quantity::Power => lines.push((Owner::Gpu(number), gpu(number, |gpu| gpu.power_watts))),
+                Quantity::Clock => {
+                    lines.push((Owner::Gpu(number), gpu(number, |gpu| gpu.sm_clock_mhz.map(f64::from))));
+                    lines.push((Owner::GpuMemory(number), gpu(number, |gpu| gpu.memory_clock_mhz.map(f64::from))));
+                }
+            }
+        }
+        lines.retain(|(_, points)| !points.is_empty());
+        Self { lines, phases: phase_spans(&study.live.phases, now) }
+    }
 }
 
 /// Which quality is followed.

@@ -1,6 +1,5 @@
 use super::*;
 use crate::app::plots::fixtures;
-use crate::telemetry::{GpuSample, HardwareSample};
 
 #[test]
 fn the_running_trial_comes_before_the_selected_one() {
@@ -51,7 +50,7 @@ fn gpu_memory_is_drawn_only_when_it_is_read() {
     let study = fixtures::running(4);
     let sample = |at_secs: f64, memory_used_bytes| HardwareSample {
         at_secs,
-        gpus: vec![GpuSample { memory_used_bytes, ..GpuSample::default() }],
+        gpus: vec![GpuSample { at_secs, memory_used_bytes, ..GpuSample::default() }],
         ..HardwareSample::default()
     };
     let with = |bytes| TelemetrySnapshot {
@@ -64,6 +63,34 @@ fn gpu_memory_is_drawn_only_when_it_is_read() {
     let now = curve.worker.last().unwrap().x;
     assert_eq!(curve.gpus[0].last().unwrap(), &PlotPoint::new(now, 3.0));
     assert!(MemoryCurve::new(&study, source, &with(None), 300).gpus.is_empty());
+}
+
+#[test]
+fn power_and_clocks_lie_on_the_time_of_the_trial() {
+    let study = fixtures::running(4);
+    let sample = |step: u32| {
+        let at_secs = f64::from(step) * 0.1;
+        // The GPU is read by a clock of its own, here 20 ms before the host.
+        let gpu = GpuSample { at_secs: at_secs - 0.02, power_watts: Some(300.0), ..GpuSample::default() };
+        let second = GpuSample { at_secs, sm_clock_mhz: Some(1980), memory_clock_mhz: Some(3201), ..gpu.clone() };
+        let second = GpuSample { power_watts: None, ..second };
+        HardwareSample { at_secs, frequency_mhz: Some(2600.0), gpus: vec![gpu, second], ..HardwareSample::default() }
+    };
+    let telemetry = TelemetrySnapshot { history: (0..40).map(sample).collect(), ..TelemetrySnapshot::default() };
+    let source = Source::Running(TrialId(4));
+    let curves = |quantity| MachineCurves::new(&study, source, &telemetry, quantity, 300);
+    let now = MemoryCurve::new(&study, source, &telemetry, 300).worker.last().unwrap().x;
+    let power = curves(Quantity::Power);
+    assert_eq!(power.lines.len(), 1, "the second tells no power");
+    let (owner, points) = &power.lines[0];
+    let last = points.last().unwrap();
+    assert_eq!((*owner, last.y), (Owner::Gpu(0), 300.0));
+    assert!((last.x - (now - 0.02)).abs() < 1e-9);
+    let owners: Vec<Owner> = curves(Quantity::Clock).lines.into_iter().map(|(owner, _)| owner).collect();
+    assert_eq!(owners, [Owner::Processor, Owner::Gpu(1), Owner::GpuMemory(1)]);
+    assert_eq!(power.phases, MemoryCurve::new(&study, source, &telemetry, 300).phases);
+    let recorded = MachineCurves::new(&study, Source::Recorded(TrialId(1)), &telemetry, Quantity::Power, 300);
+    assert_eq!(recorded, MachineCurves::default());
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub enum Metric {
     Bits,
     /// Peak resident memory of the worker, in MiB.
     Peak,
+    /// Energy of a decoded token, in millijoules.
+    Energy,
 }
 
 /// A number as text: the value, and what is drawn in a quieter tone behind it.
@@ -35,8 +37,17 @@ pub struct Cell {
 
 impl Metric {
     /// Every metric, in the order of the table.
-    pub const ALL: [Self; 8] =
-        [Self::Perplexity, Self::Kl, Self::Top1, Self::Prefill, Self::Decode, Self::Bytes, Self::Bits, Self::Peak];
+    pub const ALL: [Self; 9] = [
+        Self::Perplexity,
+        Self::Kl,
+        Self::Top1,
+        Self::Prefill,
+        Self::Decode,
+        Self::Bytes,
+        Self::Bits,
+        Self::Peak,
+        Self::Energy,
+    ];
 
     /// Whether more is better.
     pub const fn more_is_better(self) -> bool {
@@ -45,7 +56,7 @@ impl Metric {
 
     /// Whether the number is not the variant's own when layers are simulated.
     pub const fn is_of_the_run(self) -> bool {
-        matches!(self, Self::Prefill | Self::Decode | Self::Peak)
+        matches!(self, Self::Prefill | Self::Decode | Self::Peak | Self::Energy)
     }
 
     /// The variant's own number in the metric's unit (MiB for bytes, per cent for top-1); `None` when it was not measured
@@ -74,6 +85,10 @@ impl Metric {
                 Estimate { value: 100.0 * value, ci95: ci95.map(|end| 100.0 * end), n }
             }),
             Self::Prefill | Self::Decode => self.phase(measurements).map(|phase| phase.tokens_per_second),
+            Self::Energy => {
+                let Estimate { value, ci95, n } = measurements.energy.as_ref()?.decode_joules_per_token?;
+                Some(Estimate { value: 1e3 * value, ci95: ci95.map(|end| 1e3 * end), n })
+            }
             Self::Bytes | Self::Bits | Self::Peak => None,
         }
     }
@@ -90,6 +105,9 @@ impl Metric {
 
     /// The number as text. Simulated runs say `sim`; a ratio to the reference whose interval contains 1 is `n.r.`.
     pub fn cell(self, measurements: &Measurements) -> Cell {
+        if self == Self::Energy && self.estimate(measurements).is_none() {
+            return Cell::default();
+        }
         if measurements.simulated_layers > 0 && self.is_of_the_run() {
             return Cell { value: String::new(), quiet: "sim".to_owned() };
         }
@@ -130,6 +148,18 @@ mod tests {
     }
 
     #[test]
+    fn energy_is_in_millijoules_with_its_interval() {
+        let mut measured = fixtures::measurements(1, 320);
+        let found = Estimate { value: 0.125, ci95: [0.12, 0.13], n: 8 };
+        measured.energy.as_mut().unwrap().decode_joules_per_token = Some(found);
+        let cell = Metric::Energy.cell(&measured);
+        assert_eq!((cell.value.as_str(), cell.quiet.as_str()), ("125.0", "± 5.0"));
+        assert_eq!(Metric::Energy.value(&measured), Some(125.0));
+        measured.simulated_layers = 1;
+        assert_eq!((Metric::Energy.value(&measured), Metric::Energy.cell(&measured).quiet.as_str()), (None, "sim"));
+    }
+
+    #[test]
     fn an_unresolved_ratio_is_not_a_number() {
         let mut measured = fixtures::measurements(1, 320);
         assert!(Metric::Decode.cell(&measured).quiet.ends_with('×'));
@@ -143,8 +173,16 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_empty_and_not_zero() {
         let mut bare = fixtures::measurements(1, 320);
-        (bare.quality, bare.speed, bare.memory.peak_rss_bytes) = (None, None, None);
-        for metric in [Metric::Perplexity, Metric::Kl, Metric::Top1, Metric::Prefill, Metric::Decode, Metric::Peak] {
+        (bare.quality, bare.speed, bare.energy, bare.memory.peak_rss_bytes) = (None, None, None, None);
+        for metric in [
+            Metric::Perplexity,
+            Metric::Kl,
+            Metric::Top1,
+            Metric::Prefill,
+            Metric::Decode,
+            Metric::Peak,
+            Metric::Energy,
+        ] {
             assert_eq!(metric.cell(&bare), Cell::default());
             assert_eq!(metric.value(&bare), None);
         }

@@ -109,12 +109,12 @@ pub fn log_marks(floor: f64, first: f64, last: f64) -> Vec<GridMark> {
     marks
 }
 
-/// From the objective's own unit to the axis' unit: nats, per cent, milliseconds, mebibytes.
+/// From the objective's own unit to the axis' unit: nats, per cent, milliseconds, mebibytes, millijoules.
 pub fn factor(objective: Objective) -> f64 {
     match objective {
         Objective::Kl => 1.0,
         Objective::PerplexityIncrease => 100.0,
-        Objective::DecodeLatency | Objective::PrefillLatency => 1e3,
+        Objective::DecodeLatency | Objective::PrefillLatency | Objective::DecodeEnergy => 1e3,
         Objective::WeightBytes | Objective::PeakMemory => 1.0 / f64::from(1 << 20),
     }
 }
@@ -130,6 +130,7 @@ pub fn interval(objective: Objective, measurements: &Measurements) -> Option<[f6
         }
         Objective::DecodeLatency => Some(speed?.decode.latency_secs.ci95),
         Objective::PrefillLatency => Some(speed?.prefill.latency_secs.ci95),
+        Objective::DecodeEnergy => Some(measurements.energy.as_ref()?.decode_joules_per_token?.ci95),
         Objective::WeightBytes | Objective::PeakMemory => None,
     }
 }

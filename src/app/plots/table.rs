@@ -22,7 +22,7 @@ pub enum Column {
 
 impl Column {
     /// Every column, from left to right.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Number,
         Self::Recipe,
         Self::Metric(Metric::Perplexity),
@@ -33,9 +33,16 @@ impl Column {
         Self::Metric(Metric::Bytes),
         Self::Metric(Metric::Bits),
         Self::Metric(Metric::Peak),
+        Self::Metric(Metric::Energy),
         Self::Cautions,
         Self::State,
     ];
+}
+
+/// The columns of a study's table: that of energy only where a trial has it, which few machines tell.
+pub fn columns(study: &Study) -> Vec<Column> {
+    let has_energy = || study.trials.values().filter_map(Trial::measurements).any(|found| found.energy.is_some());
+    Column::ALL.into_iter().filter(|column| *column != Column::Metric(Metric::Energy) || has_energy()).collect()
 }
 
 /// The column that orders the table, and which way.
@@ -237,7 +244,7 @@ mod tests {
     fn a_copied_row_has_raw_values() {
         let study = fixtures::study(7);
         let failed = raw_row(&study.trials[&TrialId(6)]);
-        assert_eq!(failed, "6\tq6k\t\t\t\t\t\t\t\t\t\tout of memory");
+        assert_eq!(failed, "6\tq6k\t\t\t\t\t\t\t\t\t\t\tout of memory");
         let done = raw_row(&study.trials[&TrialId(1)]);
         let fields: Vec<&str> = done.split('\t').collect();
         assert_eq!(fields.len(), Column::ALL.len());

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use egui_plot::PlotPoint;
 
 use crate::app::plots::scale::{AxisScale, interval};
-use crate::study::{Measurements, Objective, Outcome, Study, TrialId, TrialState, pareto_front};
+use crate::study::{Measurements, Objective, Outcome, Study, Trial, TrialId, TrialState, pareto_front};
 
 /// Points drawn at most; of more, every k-th beaten one is drawn.
 pub const MAX_POINTS: usize = 20_000;
@@ -54,6 +54,8 @@ pub struct TradeOff {
     pub n_thinned: usize,
     /// Whether any drawn trial is simulated.
     pub has_simulated: bool,
+    /// Objectives that no finished trial has a value of, each with the reason that a trial tells, if any.
+    pub missing: Vec<(Objective, Option<String>)>,
 }
 
 impl TradeOff {
@@ -96,6 +98,7 @@ impl TradeOff {
         let places = |simulated: bool| beaten.iter().filter(|p| p.simulated == simulated).map(|p| p.at).collect();
         Self {
             steps: steps(&front),
+            missing: missing(study),
             has_simulated: points.iter().any(|point| point.simulated),
             filled: places(false),
             hollow: places(true),
@@ -162,6 +165,19 @@ impl TradeOff {
     }
 }
 
+/// What no trial has; nothing is missing where no trial has ended.
+fn missing(study: &Study) -> Vec<(Objective, Option<String>)> {
+    let ended = || study.trials.values().filter_map(Trial::measurements);
+    let is_missing = |objective: &Objective| ended().all(|found| !was_measured(*objective, found));
+    let absent = Objective::ALL.into_iter().filter(|objective| ended().next().is_some() && is_missing(objective));
+    absent
+        .map(|objective| {
+            let told = ended().find_map(|found| found.conditions.no_energy.clone());
+            (objective, told.filter(|_| objective == Objective::DecodeEnergy))
+        })
+        .collect()
+}
+
 /// Whether the trial's record has the number at all, its own or not.
 fn was_measured(objective: Objective, measurements: &Measurements) -> bool {
     match objective {
@@ -169,6 +185,9 @@ fn was_measured(objective: Objective, measurements: &Measurements) -> bool {
         Objective::DecodeLatency | Objective::PrefillLatency => measurements.speed.is_some(),
         Objective::WeightBytes => true,
         Objective::PeakMemory => measurements.memory.peak_rss_bytes.is_some(),
+        Objective::DecodeEnergy => {
+            measurements.energy.as_ref().is_some_and(|energy| energy.decode_joules_per_token.is_some())
+        }
     }
 }
 
@@ -247,6 +266,28 @@ mod tests {
         assert_eq!((empty.drawn().count(), empty.steps.len(), empty.reference), (0, 0, None));
         let one = TradeOff::new(&fixtures::study(1), Objective::Kl, Objective::WeightBytes);
         assert_eq!((one.front.len(), one.steps.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_no_trial_has_is_told_with_its_reason() {
+        let missing = |study: &Study| TradeOff::new(study, Objective::Kl, Objective::WeightBytes).missing;
+        assert_eq!(missing(&Study::default()), []);
+        let mut study = fixtures::study(4);
+        assert_eq!(missing(&study), []);
+        let mut change = |change: &dyn Fn(TrialId, &mut Measurements)| {
+            for (id, trial) in &mut study.trials {
+                if let TrialState::Finished { outcome: Outcome::Done(measured), .. } = &mut trial.state {
+                    change(*id, measured);
+                }
+            }
+            missing(&study)
+        };
+        assert_eq!(change(&|_, measured| measured.energy = None), [(Objective::DecodeEnergy, None)]);
+        let reason = || Some("only root may read it".to_owned());
+        let told = change(&|id, measured| measured.conditions.no_energy = reason().filter(|_| id == TrialId(2)));
+        assert_eq!(told, [(Objective::DecodeEnergy, reason())]);
+        let speed = change(&|_, measured| measured.speed = None);
+        assert_eq!(speed[..2], [(Objective::DecodeLatency, None), (Objective::PrefillLatency, None)]);
     }
 
     impl TradeOff {

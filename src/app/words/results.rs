@@ -1,8 +1,10 @@
-//! Words of the plots, the table of trials, the comparison and the hardware tile.
+//! Words of the plots, the table of trials and the comparison.
 
 use crate::app::plots::compare::Verdict;
+use crate::app::plots::live::Owner;
 use crate::app::plots::metrics::Metric;
 use crate::app::plots::table::Column;
+use crate::app::words::HardwareWords;
 use crate::study::{Objective, Phase};
 
 /// Words of the plots, the table of trials, the comparison and the hardware tile.
@@ -45,6 +47,7 @@ pub struct TradeOffWords {
     pub reset: &'static str,
     pub reset_hint: &'static str,
     pub plot: &'static str,
+    pub unread: fn(Option<&str>) -> String,
     pub no_points: &'static str,
     pub no_points_hint: &'static str,
     pub front: &'static str,
@@ -63,6 +66,8 @@ pub struct TradeOffWords {
     pub load: &'static str,
     pub changes_nothing: &'static str,
     pub weights_alone: &'static str,
+    pub predicted_peak: &'static str,
+    pub trial_energy: &'static str,
     pub threads: fn(u16) -> String,
     pub load_average: fn(&str) -> String,
     pub megahertz: fn(&str) -> String,
@@ -103,6 +108,16 @@ pub struct LiveWords {
     pub ci_hint: &'static str,
     pub limit: fn(&str) -> String,
     pub worker: &'static str,
+    pub quantity: &'static str,
+    pub memory: &'static str,
+    pub power: &'static str,
+    pub clock: &'static str,
+    pub power_plot: &'static str,
+    pub clock_plot: &'static str,
+    pub machine_hint: &'static str,
+    pub machine_waiting: &'static str,
+    pub machine_absent: &'static str,
+    pub owner: fn(Owner) -> String,
     pub gpu: fn(usize) -> String,
     pub gpu_hint: &'static str,
     pub peak: fn(&str) -> String,
@@ -180,30 +195,6 @@ pub struct CompareWords {
     pub missing: &'static str,
 }
 
-/// Words of the hardware tile.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "the English text is the documentation")]
-pub struct HardwareWords {
-    pub no_reading: &'static str,
-    pub no_reading_hint: &'static str,
-    pub cpu: &'static str,
-    pub memory: &'static str,
-    pub clock: &'static str,
-    pub temperature: &'static str,
-    pub gpu: &'static str,
-    pub gpu_memory: &'static str,
-    pub power: &'static str,
-    pub cores: fn(usize) -> String,
-    pub of: fn(&str, &str) -> String,
-    pub no_clock: &'static str,
-    pub no_temperature: &'static str,
-    pub no_cpu: &'static str,
-    pub no_memory: &'static str,
-    pub no_gpu: &'static str,
-    pub not_told: &'static str,
-    pub last: fn(&str) -> String,
-}
-
 impl ResultsWords {
     /// English.
     pub const EN: Self = Self {
@@ -224,6 +215,7 @@ impl ResultsWords {
             Objective::PrefillLatency => "prefill, ms a prompt",
             Objective::WeightBytes => "size, MiB",
             Objective::PeakMemory => "peak memory, MiB",
+            Objective::DecodeEnergy => "energy, mJ a token",
         },
         metric: |metric| match metric {
             Metric::Perplexity => "perplexity",
@@ -234,6 +226,7 @@ impl ResultsWords {
             Metric::Bytes => "size, MiB",
             Metric::Bits => "bits/w",
             Metric::Peak => "peak, MiB",
+            Metric::Energy => "mJ/tok",
         },
         metric_hint: |metric| match metric {
             Metric::Perplexity => "exp of the mean negative log likelihood, with its 95 % interval",
@@ -244,6 +237,7 @@ impl ResultsWords {
             Metric::Bytes => "All tensors as packed: what an exported file holds",
             Metric::Bits => "Effective bits per weight, scales and minimums included",
             Metric::Peak => "Peak resident memory of the worker",
+            Metric::Energy => "Energy of a decoded token, all that the device took, with its 95 % interval",
         },
         trade_off: TradeOffWords::EN,
         live: LiveWords::EN,
@@ -303,6 +297,10 @@ impl TradeOffWords {
         reset: "Reset view",
         reset_hint: "Shows every point again; a double-click on an empty place does the same",
         plot: "Trade-off plot",
+        unread: |reason| match reason {
+            Some(reason) => format!("No trial has it: {reason}"),
+            None => "No trial has measured it".to_owned(),
+        },
         no_points: "No trial has both values",
         no_points_hint: "Choose other axes, or run a sweep that measures them",
         front: "front",
@@ -322,6 +320,8 @@ impl TradeOffWords {
         load: "Load recipe",
         changes_nothing: "changes no layer",
         weights_alone: "KL of the weights alone, nats",
+        predicted_peak: "predicted peak, MiB",
+        trial_energy: "whole trial, J",
         threads: |n| if n == 1 { "1 thread".to_owned() } else { format!("{n} threads") },
         load_average: |load| format!("load {load}"),
         megahertz: |clock| format!("{clock} MHz"),
@@ -361,6 +361,20 @@ impl LiveWords {
         ci_hint: "Mean over the windows scored so far, with its 95 % interval",
         limit: |limit| format!("limit {limit}"),
         worker: "worker",
+        quantity: "Quantity",
+        memory: "memory",
+        power: "power",
+        clock: "clock",
+        power_plot: "Power plot",
+        clock_plot: "Clock plot",
+        machine_hint: "By second of the trial, as the sensors tell it",
+        machine_waiting: "No sensor of this machine tells it",
+        machine_absent: "Power and clocks are shown while a trial runs; records keep memory",
+        owner: |owner| match owner {
+            Owner::Processor => "processor".to_owned(),
+            Owner::Gpu(number) => format!("GPU {number}"),
+            Owner::GpuMemory(number) => format!("GPU {number} memory"),
+        },
         gpu: |number| format!("GPU {number}"),
         gpu_hint: "GPU memory counts all processes",
         peak: |mib| format!("peak {mib} MiB"),
@@ -434,28 +448,5 @@ impl CompareWords {
         different_protocol: "not comparable",
         different_protocol_hint: "The two were measured on different texts, windows or protocols",
         missing: "not measured",
-    };
-}
-
-impl HardwareWords {
-    const EN: Self = Self {
-        no_reading: "No reading yet",
-        no_reading_hint: "Processor, memory and GPU are read ten times a second once the window is open",
-        cpu: "CPU",
-        memory: "memory",
-        clock: "clock",
-        temperature: "temperature",
-        gpu: "GPU",
-        gpu_memory: "GPU memory",
-        power: "power",
-        cores: |n| if n == 1 { "1 core".to_owned() } else { format!("{n} cores") },
-        of: |used, total| format!("{used} of {total}"),
-        no_clock: "this system does not tell the clock",
-        no_temperature: "no readable sensor",
-        no_cpu: "not readable here",
-        no_memory: "not readable here",
-        no_gpu: "no GPU was found",
-        not_told: "the driver does not tell",
-        last: |span| format!("last {span}"),
     };
 }

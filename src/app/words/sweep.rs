@@ -60,6 +60,9 @@ pub struct SweepWords {
     pub about: fn(&str) -> String,
     pub time_unknown: &'static str,
     pub time_hint: &'static str,
+    pub peak: fn(&str) -> String,
+    pub peak_short: fn(&str, &str) -> String,
+    pub peak_hint: fn(&str) -> String,
     pub refused: fn(usize) -> String,
     pub elapsed: fn(&str) -> String,
     pub phase: fn(&str, u32, u32) -> String,
@@ -135,6 +138,11 @@ impl SweepWords {
         about: |time| format!("about {time}"),
         time_unknown: "time is known after the first trial",
         time_hint: "From the mean of the trials of this study with the same workload",
+        peak: |bytes| format!("up to {bytes} of memory"),
+        peak_short: |bytes, free| format!("up to {bytes} of memory, {free} free: a trial may be ended by the system"),
+        peak_hint: |recipe| {
+            format!("The most that a worker takes, from the model's headers and the settings. The largest is {recipe}")
+        },
         refused: |n| {
             if n == 1 {
                 "1 of them cannot run on this model and device".to_owned()

@@ -65,7 +65,7 @@ fn header() -> StudyHeader {
             seed: 7,
         },
         graph: tiny_graph(),
-        device: DeviceInfo { spec: DEVICE, name: "a processor".to_owned(), memory_bytes: None, unavailable: None },
+        device: DeviceInfo::named(DEVICE, "a processor"),
         created_unix_secs: 0,
         data_hash: None,
     }
@@ -107,7 +107,9 @@ fn measurements(weight_bytes: u64, kl: f64, simulated_layers: u32) -> Measuremen
             held_bytes: weight_bytes * 2,
             peak_rss_bytes: Some(weight_bytes * 4),
             peak_gpu_bytes: None,
+            predicted_peak_bytes: None,
         },
+        energy: None,
         bits_per_weight: 8.5,
         simulated_layers,
         products: BTreeMap::from([("candle q8_0".to_owned(), 42)]),

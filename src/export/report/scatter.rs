@@ -68,6 +68,7 @@ pub(super) fn axis_title(objective: Objective) -> &'static str {
         Objective::PrefillLatency => "time of the prompt",
         Objective::WeightBytes => "weights as packed",
         Objective::PeakMemory => "peak memory of the worker",
+        Objective::DecodeEnergy => "energy of a decoded token (mJ)",
     }
 }
 
@@ -76,6 +77,7 @@ fn tick_text(objective: Objective, value: f64) -> String {
         Objective::Kl => units::significant(value, 2),
         Objective::PerplexityIncrease => units::change(1.0 + value),
         Objective::DecodeLatency | Objective::PrefillLatency => units::duration(value),
+        Objective::DecodeEnergy => units::significant(1e3 * value, 2),
         Objective::WeightBytes | Objective::PeakMemory => units::bytes(value.max(0.0) as u64),
     }
 }

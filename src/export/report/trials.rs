@@ -2,7 +2,9 @@
 
 use crate::export::report::making;
 use crate::export::report::svg::{escape, push};
-use crate::study::{Measurements, Objective, Outcome, PhaseSpeed, Study, Trial, TrialId, TrialState, pareto_front};
+use crate::study::{
+    Energy, Estimate, Measurements, Objective, Outcome, PhaseSpeed, Study, Trial, TrialId, TrialState, pareto_front,
+};
 use crate::units;
 
 const COLUMNS: [&str; 13] = [
@@ -111,6 +113,20 @@ fn number_cells(id: TrialId, trial: &Trial, measurements: &Measurements) -> Vec<
     ]
 }
 
+fn energy_text(energy: &Energy) -> String {
+    let per_token = |name: &str, found: Option<Estimate>| {
+        let text = found.map(|found| units::interval(1e3 * found.value, found.ci95.map(|end| 1e3 * end)));
+        text.map(|text| format!("{text} mJ a token of {name}, ")).unwrap_or_default()
+    };
+    format!(
+        "{}{}{} J in all ({})",
+        per_token("decode", energy.decode_joules_per_token),
+        per_token("prefill", energy.prefill_joules_per_token),
+        units::significant(energy.trial_joules, 3),
+        energy.source
+    )
+}
+
 fn cautions(trial: &Trial) -> String {
     trial.cautions().iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
@@ -197,6 +213,12 @@ fn facts(trial: &Trial) -> Vec<(&'static str, String)> {
         measurements.products.iter().map(|(product, layers)| format!("{product} ({layers} layers)")).collect();
     facts.push(("What ran", products.join(", ")));
     facts.push(("Held to run", units::bytes(measurements.memory.held_bytes)));
+    let memory = &measurements.memory;
+    facts.extend(memory.predicted_peak_bytes.zip(memory.prediction_ratio()).map(|(predicted, ratio)| {
+        let text = format!("{}, {} beside the measured one", units::bytes(predicted), units::change(ratio));
+        ("Predicted peak", text)
+    }));
+    facts.extend(measurements.energy.as_ref().map(|energy| ("Energy", energy_text(energy))));
     facts.extend(measurements.memory.peak_gpu_bytes.map(|bytes| ("Peak GPU memory", units::bytes(bytes))));
     facts.push((
         "Compressed",

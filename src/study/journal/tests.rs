@@ -62,7 +62,7 @@ fn header() -> StudyHeader {
             seed: 0,
         },
         graph,
-        device: DeviceInfo { spec: device, name: "CPU".to_owned(), memory_bytes: None, unavailable: None },
+        device: DeviceInfo::named(device, "CPU"),
         created_unix_secs: 0,
         data_hash: None,
     }

@@ -11,9 +11,6 @@ use crate::recipe::Calibration;
 use crate::runtime::ModelStore;
 use crate::worker::inspection::{InputRanges, InspectSpec};
 
-/// The longest window when a calibration names none.
-const MAX_CONTEXT: usize = 2048;
-
 /// Sums over the inputs of `layer`, by the dense policy; reads the whole model. `progress` hears of windows done and in
 /// all. The text says why there are none.
 pub(super) fn moments(
@@ -66,7 +63,7 @@ fn windows(spec: &InspectSpec, calibration: &Calibration) -> Result<Vec<Vec<u32>
     let data = calibration.data.as_ref().ok_or("no calibration text is named")?;
     let checkpoint = crate::checkpoint::open(&spec.source).map_err(|error| error.to_string())?;
     let config = checkpoint.config();
-    let context = calibration.context.unwrap_or(config.max_context.min(MAX_CONTEXT));
+    let context = calibration.context_of(config.max_context);
     if context > config.max_context {
         return Err(format!("a calibration context of {context} exceeds the model's {}", config.max_context));
     }

@@ -10,9 +10,6 @@ use crate::runtime::CalibrationText;
 use crate::study::{Failure, FailureKind};
 use crate::worker::trial::{Open, data_failure};
 
-/// The longest window when a recipe names none.
-const MAX_CONTEXT: usize = 2048;
-
 /// The text of the last trial that calibrated, kept for the next.
 #[derive(Default)]
 pub(super) struct CalibrationTexts {
@@ -36,7 +33,7 @@ impl Open {
             return Err(Failure::new(FailureKind::Recipe, message));
         };
         let max_context = self.store.reference().config().max_context;
-        let context = wanted.context.unwrap_or(max_context.min(MAX_CONTEXT));
+        let context = wanted.context_of(max_context);
         if context > max_context {
             let message = format!("a calibration context of {context} exceeds the model's {max_context}");
             return Err(Failure::new(FailureKind::Data, message));

@@ -4,6 +4,7 @@
 //! trial recompresses only layers whose settings changed.
 
 mod calibration;
+mod energy;
 mod quality;
 mod speed;
 mod variant;
@@ -19,10 +20,13 @@ use crate::nn::{Llama, NnError};
 use crate::recipe::{Plan, Recipe};
 use crate::runtime::{ModelStore, RuntimeError, Sampling, generate};
 use crate::study::{
-    Caution, Conditions, Failure, FailureKind, Measurements, Phase, SampleWorkload, StudyEvent, TrialSpec,
+    Caution, Disturbance, Failure, FailureKind, Measurements, MemoryEstimate, Phase, SampleWorkload, StudyEvent,
+    TrialSpec, Workload,
 };
 use crate::telemetry::{ConditionsProbe, memory};
 use crate::worker::serve::{Executor, Sink};
+use crate::worker::trial::energy::{Mark, TrialEnergy};
+use crate::worker::trial::speed::Timed;
 use crate::worker::trial::variant::{Built, measurements};
 
 /// Runs trials of one model on one device.
@@ -73,7 +77,8 @@ impl TrialExecutor {
 
 impl Executor for TrialExecutor {
     fn run(&mut self, spec: &TrialSpec, sink: &Sink) -> Result<(Measurements, Vec<Caution>), Failure> {
-        let sink = TrialSink { spec, sink };
+        let energy = TrialEnergy::begin(spec.device);
+        let sink = TrialSink { spec, sink, energy: Some(&energy) };
         memory::reset_peak();
         let threads = self.threads;
         let probe = ConditionsProbe::start();
@@ -102,7 +107,7 @@ impl Executor for TrialExecutor {
             }
             _ => None,
         };
-        let speed = match &spec.workload.speed {
+        let timed = match &spec.workload.speed {
             None => None,
             Some(workload) => Some(speed::measure(&open.store, &variant, workload, spec.seed, &sink)?),
         };
@@ -110,15 +115,22 @@ impl Executor for TrialExecutor {
             None => None,
             Some(workload) => Some(open.sample(workload, &variant.model, spec.seed, &sink)?),
         };
-        let conditions = probe.finish(threads);
-        cautions.extend(plan_cautions(&plan, &conditions, speed.is_some()));
-        let known = measurements(&plan, &variant, report, conditions);
-        let measurements = Measurements { quality, dequantized_quality, speed, sample_text, ..known };
+        let mut conditions = probe.finish(threads);
+        let stretches = timed.as_ref().map(|timed| &timed.stretches);
+        let energy = energy.finish(stretches, spec.workload.speed.as_ref());
+        let energy = energy.map_err(|reason| conditions.no_energy = Some(reason)).ok();
+        conditions.repeated_sections = timed.as_ref().map_or(0, |timed| timed.repeats);
+        cautions.extend(plan_cautions(&plan));
+        cautions.extend(timed.as_ref().and_then(disturbed));
+        let speed = timed.map(|timed| timed.speed);
+        let mut known = measurements(&plan, &variant, report, conditions);
+        known.memory.predicted_peak_bytes = Some(predicted_bytes(&plan, &open.store, &spec.workload));
+        let measurements = Measurements { quality, dequantized_quality, speed, energy, sample_text, ..known };
         Ok((measurements, cautions))
     }
 
     fn make(&mut self, spec: &TrialSpec, out: &Path, sink: &Sink) -> Result<(Measurements, Vec<Caution>), Failure> {
-        let sink = TrialSink { spec, sink };
+        let sink = TrialSink { spec, sink, energy: None };
         memory::reset_peak();
         let threads = self.threads;
         self.open(spec.device, &sink)?.make(spec, out, threads, &sink)
@@ -168,13 +180,23 @@ impl Open {
 struct TrialSink<'a> {
     spec: &'a TrialSpec,
     sink: &'a Sink,
+    /// Absent where nothing is measured.
+    energy: Option<&'a TrialEnergy>,
 }
 
 impl TrialSink<'_> {
     /// Tells how far a step is; `false` when the trial should end.
     fn progress(&self, phase: Phase, done: u32, total: u32) -> bool {
         self.sink.event(StudyEvent::Progress { trial: self.spec.id, phase, done, total });
+        if let Some(energy) = self.energy {
+            energy.touch();
+        }
         !self.sink.is_cancelled()
+    }
+
+    /// The energy so far; `None` where it is not known.
+    fn energy_now(&self) -> Option<Mark> {
+        self.energy.and_then(TrialEnergy::mark)
     }
 
     fn check(&self) -> Result<(), Failure> {
@@ -183,7 +205,7 @@ impl TrialSink<'_> {
 }
 
 fn resolve(recipe: &Recipe, store: &ModelStore, device: DeviceSpec) -> Result<Plan, Failure> {
-    let device = DeviceInfo { spec: device, name: String::new(), memory_bytes: None, unavailable: None };
+    let device = DeviceInfo::named(device, "");
     recipe.resolve(store.checkpoint().graph(), &device).map_err(|issues| {
         let text: Vec<String> = issues.iter().map(ToString::to_string).collect();
         Failure::new(FailureKind::Recipe, text.join("\n"))
@@ -196,11 +218,25 @@ fn open_files(dir: &Path) -> Option<Store> {
     store.inspect_err(|error| log::warn!("results are not kept for later: {error}: {}", dir.display())).ok()
 }
 
+/// What the trial's peak was to be, by what was known before it ran.
+fn predicted_bytes(plan: &Plan, store: &ModelStore, workload: &Workload) -> u64 {
+    let text = workload.quality.as_ref().and_then(|quality| std::fs::metadata(&quality.data).ok());
+    let graph = store.checkpoint().graph();
+    MemoryEstimate::new(plan, graph, workload, text.map(|text| text.len())).running_bytes()
+}
+
 fn has_blocks(plan: &Plan) -> bool {
     plan.layers.iter().any(|layer| layer.settings.weights.ggml().is_some())
 }
 
-fn plan_cautions(plan: &Plan, conditions: &Conditions, timed: bool) -> Vec<Caution> {
+/// What disturbed the numbers that count, though they were taken again.
+fn disturbed(timed: &Timed) -> Option<Caution> {
+    let Disturbance { processes, is_throttled, has_slept } = timed.disturbance.clone();
+    let caution = Caution::Disturbed { processes, is_throttled, has_slept, repeats: timed.repeats };
+    (!timed.disturbance.is_quiet()).then_some(caution)
+}
+
+fn plan_cautions(plan: &Plan) -> Vec<Caution> {
     let is_kept = |index: usize| plan.layers[index].shape.is_some();
     let count = |keep: &dyn Fn(usize) -> bool| {
         (0..plan.layers.len()).filter(|index| is_kept(*index) && keep(*index)).count() as u32
@@ -213,9 +249,6 @@ fn plan_cautions(plan: &Plan, conditions: &Conditions, timed: bool) -> Vec<Cauti
     }
     if masked > 0 {
         cautions.push(Caution::Masked { layers: masked });
-    }
-    if timed && !conditions.busy_processes.is_empty() {
-        cautions.push(Caution::Disturbed { processes: conditions.busy_processes.clone() });
     }
     cautions
 }

@@ -8,11 +8,11 @@ use candle_core::Tensor;
 use crate::eval::{self, ScoredWindow};
 use crate::measure::QualityAccumulator;
 use crate::nn::Llama;
-use crate::study::{Caution, Failure, FailureKind, Phase, Quality, QualityWorkload, StudyEvent};
+use crate::study::{Caution, Failure, FailureKind, MemoryEstimate, Phase, Quality, QualityWorkload, StudyEvent};
 use crate::worker::trial::{Open, TrialSink, data_failure, failure, reference};
 
 /// Most bytes of reference states that are kept; windows beyond are run again by the reference for every trial.
-const MAX_STATE_BYTES: u64 = 112 << 20;
+const MAX_STATE_BYTES: u64 = MemoryEstimate::MAX_STATES_BYTES;
 
 /// The windows of the last text with the reference's states before the head, kept between trials.
 #[derive(Default)]

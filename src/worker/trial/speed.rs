@@ -3,23 +3,37 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use crate::measure::{abba, phase_speed};
+use crate::measure::{Judgement, Sections, phase_speed};
 use crate::nn::Llama;
 use crate::runtime::{ModelStore, Repetition, Variant, repetition, token_trace};
-use crate::study::{Arm, Failure, FailureKind, Phase, Speed, SpeedWorkload, StudyEvent};
+use crate::study::{Arm, Disturbance, Failure, FailureKind, Phase, Speed, SpeedWorkload, StudyEvent};
+use crate::telemetry::DisturbanceProbe;
+use crate::worker::trial::energy::{Mark, Stretches};
 use crate::worker::trial::{TrialSink, failure, reference};
 
 /// How often a step within a repetition is told.
 const STEP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Times both arms. The reference's own trial has one arm and no ratio.
+/// What timing found.
+pub(super) struct Timed {
+    pub(super) speed: Speed,
+    /// Energy of the variant's repetitions.
+    pub(super) stretches: Stretches,
+    /// Sections that were made again.
+    pub(super) repeats: u32,
+    /// What disturbed sections that count.
+    pub(super) disturbance: Disturbance,
+}
+
+/// Times both arms, and reads the energy of the variant's repetitions between its timed sections. The reference's own trial
+/// has one arm and no ratio.
 pub(super) fn measure(
     store: &ModelStore,
     variant: &Variant,
     workload: &SpeedWorkload,
     seed: u64,
     sink: &TrialSink<'_>,
-) -> Result<Speed, Failure> {
+) -> Result<Timed, Failure> {
     let reference = reference(store);
     let is_reference = std::ptr::eq(&raw const *reference, &raw const *variant.model);
     let (prompt, decode) = (workload.prompt as usize, workload.decode as usize);
@@ -38,12 +52,8 @@ pub(super) fn measure(
     // A variant may have other heads and another format of its cache.
     let cache = |model: &Llama| model.new_cache(capacity).map_err(|error| failure(error.into()));
     let (mut own_cache, mut reference_cache) = (cache(&variant.model)?, cache(&reference)?);
-    let order: Vec<Arm> = if is_reference {
-        vec![Arm::Variant; workload.repetitions as usize]
-    } else {
-        abba(workload.repetitions).collect()
-    };
-    let total = order.len() as u32;
+    let mut sections = Sections::new(workload.repetitions, is_reference);
+    let total = sections.len() as u32;
     let mut run = |arm, done| {
         sink.progress(Phase::Prefill, done, total);
         sink.check()?;
@@ -51,23 +61,41 @@ pub(super) fn measure(
             Arm::Variant => (&variant.model, &mut own_cache),
             Arm::Reference => (&reference, &mut reference_cache),
         };
-        let steps = Steps { sink, done, total, told: Cell::new(None) };
-        repetition(model, &trace, prompt, cache, &|_| steps.tell()).map_err(failure)
+        let steps = Steps { sink, done, total, told: Cell::new(None), marks: Cell::new([sink.energy_now(); 3]) };
+        let times = repetition(model, &trace, prompt, cache, &|step| steps.tell(step, decode)).map_err(failure)?;
+        Ok((times, steps.marks.get()))
     };
     // Warm-up: pages, caches and thread pools of both arms.
     run(Arm::Variant, 0)?;
     if !is_reference {
         run(Arm::Reference, 0)?;
     }
-    let mut samples = Samples::default();
-    for (done, arm) in order.into_iter().enumerate() {
-        let times = run(arm, done as u32)?;
+    let (mut samples, mut stretches) = (Samples::default(), Stretches::default());
+    let (mut section, mut disturbance) = (Vec::new(), Disturbance::default());
+    let mut probe = DisturbanceProbe::start(sink.spec.device);
+    let mut began = Instant::now();
+    while let Some(arm) = sections.next_arm() {
+        let (times, marks) = run(arm, sections.n_done() as u32 - 1)?;
         tell(&times, arm, sink);
-        samples.push(times, arm);
+        section.push((times, marks, arm));
+        if !sections.is_due(began.elapsed().as_secs_f64()) {
+            continue;
+        }
+        let seen = probe.look();
+        if sections.judge(!seen.is_quiet()) == Judgement::Keep {
+            disturbance.join(seen);
+            for (times, marks, arm) in section.drain(..) {
+                stretches.push(arm, marks);
+                samples.push(times, arm);
+            }
+        }
+        section.clear();
+        began = Instant::now();
     }
-    samples.finish(workload, is_reference, seed).ok_or_else(|| {
+    let speed = samples.finish(workload, is_reference, seed).ok_or_else(|| {
         Failure::new(FailureKind::NonFinite, "the clock did not advance; use a longer prompt or more decoded tokens")
-    })
+    })?;
+    Ok(Timed { speed, stretches, repeats: sections.repeats(), disturbance })
 }
 
 /// Tells between two timed sections that a repetition goes on: a slow model may take minutes for one.
@@ -77,11 +105,18 @@ struct Steps<'a> {
     done: u32,
     total: u32,
     told: Cell<Option<Instant>>,
+    /// The energy before the prompt, after it and after the last token.
+    marks: Cell<[Option<Mark>; 3]>,
 }
 
 impl Steps<'_> {
-    /// Neither allocates nor waits; `false` when the trial should end.
-    fn tell(&self) -> bool {
+    /// After the prompt (step 0) and each of `n_steps` tokens. Neither allocates nor waits; `false` when the trial should end.
+    fn tell(&self, step: usize, n_steps: usize) -> bool {
+        if step == 0 || step == n_steps {
+            let mut marks = self.marks.get();
+            marks[if step == 0 { 1 } else { 2 }] = self.sink.energy_now();
+            self.marks.set(marks);
+        }
         let now = Instant::now();
         if self.told.get().is_none_or(|told| now - told >= STEP_INTERVAL) {
             self.told.set(Some(now));

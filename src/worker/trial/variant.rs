@@ -63,7 +63,7 @@ impl Open {
         let probe = ConditionsProbe::start();
         let Built { plan, variant, report, mut cautions } = self.build(spec, Some(out), sink)?;
         let conditions = probe.finish(threads);
-        cautions.extend(plan_cautions(&plan, &conditions, false));
+        cautions.extend(plan_cautions(&plan));
         let measurements = measurements(&plan, &variant, report, conditions);
         Ok((measurements, cautions))
     }
@@ -102,7 +102,9 @@ pub(super) fn measurements(
             held_bytes: variant.held_bytes(),
             peak_rss_bytes: memory::peak_resident_bytes(),
             peak_gpu_bytes: None,
+            predicted_peak_bytes: None,
         },
+        energy: None,
         bits_per_weight: variant.bits_per_weight,
         simulated_layers: plan.n_simulated() as u32,
         products: variant.products(),
@@ -252,7 +254,7 @@ mod tests {
         let mut graph = tiny_graph();
         graph.layers.iter_mut().filter(|layer| layer.role == LayerRole::UpProj).for_each(|layer| layer.rank = Some(8));
         let spec = DeviceSpec::Cpu { threads: 1 };
-        let device = DeviceInfo { spec, name: String::new(), memory_bytes: None, unavailable: None };
+        let device = DeviceInfo::named(spec, "");
         let told = |recipe: &Recipe| made_whole(&recipe.resolve(&graph, &device).unwrap(), &graph);
         assert_eq!(told(&Recipe::reference()), None);
         let q8_0 = told(&Recipe::uniform("x", WeightFormat::Q8_0, None)).unwrap();

@@ -175,8 +175,7 @@ fn layers_of_several_kinds_are_named_and_dense_ones_left_alone() {
 fn what_a_layout_cannot_hold_is_said_before_and_by_the_export_itself() {
     let root = tempfile::tempdir().unwrap();
     let model = three_blocks(root.path());
-    let device =
-        DeviceInfo { spec: DeviceSpec::Cpu { threads: 1 }, name: String::new(), memory_bytes: None, unavailable: None };
+    let device = DeviceInfo::named(DeviceSpec::Cpu { threads: 1 }, "");
     let said = |recipe: &Recipe, layout| {
         let plan = recipe.resolve(model.graph(), &device).unwrap_or_else(|issues| panic!("{issues:?}"));
         expressible(&plan, model.graph(), layout)

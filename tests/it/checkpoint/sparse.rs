@@ -134,7 +134,7 @@ fn a_made_variant_gives_its_logits_again() {
                   group = \"row\", symmetric = true } }\n[[rule]]\ntarget = { role = \"down_proj\" }\nsparsity = { method = \
                   \"magnitude\", pattern = \"2:4\", storage = \"bitmask\" }\n";
     let spec = DeviceSpec::Cpu { threads: 1 };
-    let device = DeviceInfo { spec, name: String::new(), memory_bytes: None, unavailable: None };
+    let device = DeviceInfo::named(spec, "");
     let model = three_blocks(root.path());
     let plan = Recipe::from_toml(recipe).unwrap().resolve(model.graph(), &device).unwrap();
     assert!(plan.layers.iter().skip(1).all(|layer| layer.execution == Execution::Packed));

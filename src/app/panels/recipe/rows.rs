@@ -203,7 +203,7 @@ mod tests {
     fn with_rows(recipe: Recipe, check: impl Fn(&ModelGraph, &Layers<'_>)) {
         let graph = tiny_graph();
         let spec = DeviceSpec::Cpu { threads: 1 };
-        let device = DeviceInfo { spec, name: "cpu".to_owned(), memory_bytes: None, unavailable: None };
+        let device = DeviceInfo::named(spec, "cpu");
         let mut editor = Editor::default();
         editor.set(recipe, Gesture::Whole);
         editor.resolve(Some(&graph), &device, std::path::Path::new("text.jsonl"));

@@ -42,6 +42,7 @@ fn planned_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
                 None => words.time_unknown.to_owned(),
             };
             ui.label(RichText::new(time).color(cx.theme.text_weak)).on_hover_text(words.time_hint);
+            peak_ui(cx, ui);
         });
         if !cx.plan.refused.is_empty() {
             let text = (words.refused)(cx.plan.refused.len());
@@ -63,6 +64,20 @@ fn planned_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
         };
         ui.add(egui::Label::new(RichText::new(text).small().color(cx.theme.text_weak)).wrap());
     }
+}
+
+/// The memory that the largest trial takes, and that it is more than is free.
+fn peak_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
+    let words = &cx.words.sweep;
+    let Some((peak, recipe)) = &cx.plan.peak else { return };
+    let newest = cx.telemetry.history.last();
+    let free = newest.and_then(|sample| Some(sample.memory_total_bytes?.saturating_sub(sample.memory_used_bytes?)));
+    let short = free.filter(|free| peak > free);
+    let (text, color) = match short {
+        Some(free) => ((words.peak_short)(&units::bytes(*peak), &units::bytes(free)), cx.theme.warn),
+        None => ((words.peak)(&units::bytes(*peak)), cx.theme.text_weak),
+    };
+    ui.label(RichText::new(Mark::Estimated.before(&text)).color(color)).on_hover_text((words.peak_hint)(recipe));
 }
 
 /// While a variant is made: what its layers lost so far, and how long this step still takes.
