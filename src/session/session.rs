@@ -17,6 +17,7 @@ use crate::session::{CacheState, ModelState, OpenModel, StartError, cache, devic
 use crate::study::{Study, StudyHeader, StudySpec, journal};
 use crate::telemetry::{Telemetry, TelemetrySnapshot};
 use crate::worker::Runner;
+use crate::worker::cuda::{self, CudaDevices};
 use crate::worker::host::{WorkerConfig, WorkerHandle};
 
 /// Called from any thread when [`Session::poll`] has something to take in. Must not block.
@@ -35,6 +36,8 @@ pub struct Session {
     tasks: (Sender<TaskResult>, Receiver<TaskResult>),
     telemetry: Telemetry,
     devices: Vec<DeviceInfo>,
+    /// What the worker for NVIDIA cards says, once it was asked.
+    cuda: Option<CudaDevices>,
     notices: Vec<(Level, String)>,
     cache: CacheState,
 }
@@ -44,14 +47,15 @@ enum TaskResult {
     Opened(ModelSource, Result<Arc<OpenModel>, String>),
     Replayed(PathBuf, Result<(Box<Study>, Vec<String>), String>),
     Cache(Result<u64, String>),
+    Cuda(CudaDevices),
 }
 
 impl Session {
     /// A session without model and study. `wake` is called when there is something to poll.
     pub fn new(wake: Wake) -> Self {
         let telemetry = Telemetry::start(Some(Arc::clone(&wake)));
-        let devices = devices(&telemetry.snapshot());
-        Self {
+        let devices = devices(&telemetry.snapshot(), None);
+        let mut session = Self {
             wake,
             studies_dir: paths::studies_dir(),
             worker: None,
@@ -63,9 +67,12 @@ impl Session {
             tasks: bounded(16),
             telemetry,
             devices,
+            cuda: None,
             notices: Vec::new(),
             cache: CacheState::new(),
-        }
+        };
+        session.task("task-devices", || TaskResult::Cuda(cuda::devices()));
+        session
     }
 
     /// The same session with new studies recorded in `dir`.
@@ -265,7 +272,7 @@ impl Session {
 
     fn worker_config(&self, source: ModelSource, device: DeviceSpec) -> std::io::Result<WorkerConfig> {
         let mut config = WorkerConfig::new(source, device)?;
-        if let Some(exe) = &self.worker {
+        if let (Some(exe), DeviceSpec::Cpu { .. }) = (&self.worker, device) {
             config.exe.clone_from(exe);
         }
         Ok(config)
@@ -314,6 +321,10 @@ impl Session {
                 self.show(*study, Some(path));
             }
             TaskResult::Replayed(_, Err(message)) => self.notice(Level::Error, message),
+            TaskResult::Cuda(found) => {
+                self.devices = devices(&self.telemetry.snapshot(), Some(&found));
+                self.cuda = Some(found);
+            }
             TaskResult::Cache(found) => {
                 self.cache.busy = false;
                 match found {
@@ -371,8 +382,9 @@ impl Session {
     fn refresh_devices(&mut self) -> bool {
         let snapshot = self.telemetry.snapshot();
         let n_gpus = snapshot.history.last().map_or(0, |sample| sample.gpus.len());
-        let has_new = self.devices.len() != 1 + n_gpus || self.devices[0].memory_bytes.is_none();
-        let found = if has_new { devices(&snapshot) } else { return false };
+        let is_by_telemetry = matches!(self.cuda, None | Some(CudaDevices::NotInstalled { .. }));
+        let has_new = is_by_telemetry && self.devices.len() != 1 + n_gpus || self.devices[0].memory_bytes.is_none();
+        let found = if has_new { devices(&snapshot, self.cuda.as_ref()) } else { return false };
         let is_changed = found != self.devices;
         self.devices = found;
         is_changed
