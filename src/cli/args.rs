@@ -188,7 +188,7 @@ pub(super) struct CalibrationArgs {
         format_version = 1\n  \
         name = \"formats of a small model\"\n  \
         model = \"assets/demo/stories15M\"      # relative to this file\n  \
-        device = \"cpu\"                        # or \"cpu:2\" for two threads\n  \
+        device = \"cpu\"                        # or \"cpu:2\", \"cuda:0\"\n  \
         [workload.quality]\n  \
         data = \"assets/demo/search.jsonl\"\n  \
         protocol = \"gptq\"\n  \

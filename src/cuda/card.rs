@@ -39,7 +39,7 @@ pub(super) trait Card: Debug {
     /// The addresses and lengths in its arguments must be those of memory that lives until the work is done.
     fn launch(&self, launch: Launch<'_>) -> Result<(), CudaError>;
 
-    /// Records the launches that `steps` makes, without running them.
+    /// Records the launches that `steps` makes, without running them; it may be called more than once.
     fn record(&self, steps: &mut dyn FnMut() -> Result<(), CudaError>) -> Result<Recorded, CudaError>;
 
     /// Runs what was recorded.

@@ -30,6 +30,8 @@ pub(super) struct DriverCard {
     stream: CUstream,
     functions: RefCell<BTreeMap<String, CUfunction>>,
     graphs: RefCell<Vec<CUgraphExec>>,
+    /// Launches only look their kernels up: the driver may load code then, which it must not while it records.
+    is_rehearsing: Cell<bool>,
     allocated: Cell<(u64, u64)>,
 }
 
@@ -46,8 +48,8 @@ impl DriverCard {
         // SAFETY: the image is a whole file of nvcc's, aligned, and static.
         let module = unsafe { result::module::load_data((&raw const KERNELS).cast::<c_void>()) }?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
-        let (functions, graphs, allocated) = Default::default();
-        Ok(Self { device, context, module, stream, functions, graphs, allocated })
+        let (functions, graphs, is_rehearsing, allocated) = Default::default();
+        Ok(Self { device, context, module, stream, functions, graphs, is_rehearsing, allocated })
     }
 
     fn function(&self, name: &str) -> Result<CUfunction, CudaError> {
@@ -96,6 +98,9 @@ impl Card for DriverCard {
 
     fn launch(&self, launch: Launch<'_>) -> Result<(), CudaError> {
         let function = self.function(launch.kernel)?;
+        if self.is_rehearsing.get() {
+            return Ok(());
+        }
         let mut args: Vec<*mut c_void> =
             launch.args.iter().map(|arg| std::ptr::from_ref(arg).cast_mut().cast::<c_void>()).collect();
         let [x, y, z] = launch.grid.map(|size| u32::try_from(size).unwrap_or(u32::MAX));
@@ -107,6 +112,10 @@ impl Card for DriverCard {
     }
 
     fn record(&self, steps: &mut dyn FnMut() -> Result<(), CudaError>) -> Result<Recorded, CudaError> {
+        self.is_rehearsing.set(true);
+        let rehearsed = steps();
+        self.is_rehearsing.set(false);
+        rehearsed?;
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as the card.
         unsafe { result::stream::begin_capture(self.stream, mode) }?;
