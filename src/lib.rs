@@ -15,6 +15,8 @@ pub mod telemetry;
 pub mod cache;
 pub mod checkpoint;
 pub mod compress;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod eval;
 pub mod kernels;
 pub mod measure;

@@ -158,9 +158,9 @@ pub(super) struct VariantArgs {
     /// A recipe file, the name of a shipped recipe, or `none` for the reference.
     #[arg(long, default_value = "none", value_name = "R.toml")]
     pub(super) recipe: String,
-    /// The device; `trimtab devices` lists them.
-    #[arg(long, value_enum, default_value = "cpu")]
-    pub(super) device: DeviceArg,
+    /// The device: cpu, or cuda:0 for the first NVIDIA card; `trimtab devices` lists them.
+    #[arg(long, default_value = "cpu")]
+    pub(super) device: String,
     /// Threads for products; one a core when absent.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(super) threads: Option<u16>,
@@ -188,7 +188,7 @@ pub(super) struct CalibrationArgs {
         format_version = 1\n  \
         name = \"formats of a small model\"\n  \
         model = \"assets/demo/stories15M\"      # relative to this file\n  \
-        device = \"cpu\"                        # or \"cpu:2\" for two threads\n  \
+        device = \"cpu\"                        # or \"cpu:2\", \"cuda:0\"\n  \
         [workload.quality]\n  \
         data = \"assets/demo/search.jsonl\"\n  \
         protocol = \"gptq\"\n  \
@@ -333,13 +333,6 @@ pub(super) enum DtypeArg {
     F16,
     /// bfloat16.
     Bf16,
-}
-
-/// The devices that trials run on.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum DeviceArg {
-    /// The host's processor.
-    Cpu,
 }
 
 /// The protocols of [`Protocol`].

@@ -34,6 +34,8 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+pub use self::devices::say_devices;
+
 use crate::cli::args::{Cli, Verb};
 use crate::cli::out::{Out, say};
 

@@ -17,6 +17,7 @@ use crate::recipe::{Plan, Recipe, presets};
 use crate::session;
 use crate::study::{Study, journal};
 use crate::telemetry::Telemetry;
+use crate::worker::cuda;
 
 /// Opens the model at `path`: headers only.
 pub(super) fn model(path: &Path) -> anyhow::Result<Checkpoint> {
@@ -56,7 +57,7 @@ pub(super) fn devices() -> Vec<DeviceInfo> {
     if first.recv_timeout(FIRST_READING).is_err() {
         log::warn!("the sensors gave no reading: memory and GPUs are not known");
     }
-    session::devices(&telemetry.snapshot())
+    session::devices(&telemetry.snapshot(), Some(&cuda::devices()))
 }
 
 /// The description of `spec`, which must be a device that trials can run on now.
@@ -72,6 +73,20 @@ pub(super) fn device(spec: DeviceSpec) -> anyhow::Result<DeviceInfo> {
         bail!("{} cannot run trials now: {reason}", spec.label());
     }
     Ok(DeviceInfo { spec, ..info })
+}
+
+/// `cpu`, `cpu:2` for two threads, `cuda` or `cuda:1` for the second card. `threads` is another way to say those of the
+/// processor.
+pub(super) fn device_spec(text: &str, threads: Option<u16>) -> anyhow::Result<DeviceSpec> {
+    let (kind, number) =
+        text.split_once(':').map_or((text, None), |(kind, number)| (kind, Some(number.parse::<u16>())));
+    match (kind, number) {
+        ("cpu", None) => Ok(cpu(threads)),
+        ("cpu", Some(Ok(n))) if n > 0 => Ok(cpu(Some(n))),
+        ("cuda", None) => Ok(DeviceSpec::Cuda { ordinal: 0 }),
+        ("cuda", Some(Ok(ordinal))) => Ok(DeviceSpec::Cuda { ordinal }),
+        _ => bail!("device {text:?} is none of \"cpu\", \"cpu:THREADS\", \"cuda\" and \"cuda:NUMBER\""),
+    }
 }
 
 /// The processor with so many threads; one a core when absent.

@@ -9,7 +9,6 @@ use crate::checkpoint;
 use crate::cli::args::CalibrationArgs;
 use crate::cli::open;
 use crate::cli::out::quoted;
-use crate::device::DeviceSpec;
 use crate::recipe::{Calibration, Recipe};
 use crate::study::{Axis, Budget, Limits, StrategySpec, StudySpec, Workload};
 
@@ -123,7 +122,7 @@ fn parse(text: &str, folder: &Path, flags: &CalibrationArgs) -> anyhow::Result<S
     Ok(StudySpec {
         name: file.name,
         model: settled(&folder.join(file.model)).and_then(|path| Ok(checkpoint::detect(&path)?)).context("model")?,
-        device: device(&file.device)?,
+        device: open::device_spec(&file.device, None)?,
         workload,
         strategy,
         limits: file.limits,
@@ -168,16 +167,6 @@ fn settled(path: &Path) -> anyhow::Result<PathBuf> {
     settle().with_context(|| quoted(path))
 }
 
-/// `cpu`, or `cpu:2` for two threads.
-fn device(text: &str) -> anyhow::Result<DeviceSpec> {
-    if text == "cpu" {
-        return Ok(open::cpu(None));
-    }
-    let threads = text.strip_prefix("cpu:").and_then(|threads| threads.parse::<u16>().ok()).filter(|n| *n > 0);
-    let Some(threads) = threads else { bail!("device {text:?} is neither \"cpu\" nor \"cpu:THREADS\"") };
-    Ok(open::cpu(Some(threads)))
-}
-
 fn strategy(file: StrategyFile, folder: &Path) -> anyhow::Result<StrategySpec> {
     Ok(match file {
         StrategyFile::List { recipes } => {
@@ -193,6 +182,7 @@ fn strategy(file: StrategyFile, folder: &Path) -> anyhow::Result<StrategySpec> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::DeviceSpec;
     use crate::recipe::Policy;
 
     fn parsed(text: &str, folder: &Path) -> anyhow::Result<StudySpec> {

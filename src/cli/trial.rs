@@ -36,7 +36,7 @@ pub(super) fn run(model: &Path, variant: &VariantArgs, workload: Workload) -> an
     let (source, graph) = headers(model)?;
     checks::workload(&workload, graph.family.max_context())?;
     let recipe = open::calibrated(open::recipe(&variant.recipe, Path::new(""))?, &variant.calibration);
-    let device = open::device(open::cpu(variant.threads))?;
+    let device = open::device(open::device_spec(&variant.device, variant.threads)?)?;
     let plan = open::check(&recipe, &graph, &device)?;
     say_memory(&plan, &graph, &workload);
     // Trial 0 is the reference in every study.

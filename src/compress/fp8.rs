@@ -59,7 +59,7 @@ impl Fp8Code {
 ///
 /// # Errors
 /// [`CompressError::RowLength`] if `row_len` is 0 or does not divide the number of weights.
-pub(super) fn quantize_fp8(weights: &[f32], row_len: usize, scale: Fp8Scale) -> Result<Fp8Matrix, CompressError> {
+pub(crate) fn quantize_fp8(weights: &[f32], row_len: usize, scale: Fp8Scale) -> Result<Fp8Matrix, CompressError> {
     if row_len == 0 || !weights.len().is_multiple_of(row_len) {
         let format = crate::recipe::WeightFormat::Fp8(scale).label();
         return Err(CompressError::RowLength { format, row_len: weights.len(), block_len: row_len });

@@ -37,6 +37,8 @@ mod whitening;
 
 pub use awq::{Member, awq_scales};
 pub use fp8::FP8_MAX;
+#[cfg(all(test, feature = "cuda"))]
+pub(crate) use fp8::quantize_fp8;
 pub(crate) use ggml::{block_type, restore_rows, round_rows};
 pub use ggml::{dequantize_ggml, quantize_ggml};
 pub use job::{Compressed, Job, compress};

@@ -9,5 +9,5 @@ mod score;
 mod windows;
 
 pub use data::{DataError, read_texts};
-pub use score::{ScoredWindow, reference_states, score_variants, score_window};
+pub use score::{ScoredWindow, reference_states, score_variants, score_window, summarize};
 pub use windows::{Windows, cut};

@@ -86,7 +86,11 @@ pub fn score_variants<const N: usize>(
     Ok(scored.try_into().expect("one for each variant"))
 }
 
-fn summarize(positions: &[Divergence]) -> Result<ScoredWindow, RuntimeError> {
+/// Means over the scored positions of a window.
+///
+/// # Errors
+/// [`RuntimeError::NonFinite`] when one of them is not finite.
+pub fn summarize(positions: &[Divergence]) -> Result<ScoredWindow, RuntimeError> {
     let n = positions.len() as f64;
     let mean = |value: fn(&Divergence) -> f64| positions.iter().map(value).sum::<f64>() / n;
     let score = WindowScore {

@@ -190,6 +190,18 @@ impl Linear {
         self.activations
     }
 
+    /// What the layer's products were made from.
+    #[cfg(feature = "cuda")]
+    pub fn sources(&self) -> crate::nn::LinearSources {
+        let factors = |factors: &Factors| [factors.down.source().clone(), factors.up.source().clone()];
+        let (base, factors) = match &self.weights {
+            Weights::Whole(matrix) => (Some(matrix.source().clone()), None),
+            Weights::LowRank(both) => (None, Some(factors(both))),
+            Weights::Corrected(base, both) => (Some(base.source().clone()), Some(factors(both))),
+        };
+        crate::nn::LinearSources { base, factors }
+    }
+
     fn matrices(&self) -> impl Iterator<Item = &Arc<Matrix>> {
         let (base, factors) = match &self.weights {
             Weights::Whole(matrix) => (Some(matrix), None),

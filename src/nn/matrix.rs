@@ -13,6 +13,9 @@ use crate::recipe::{Execution, Fp8Scale, IntFormat};
 pub(super) struct Matrix {
     form: Form,
     shape: [usize; 2],
+    /// What it was made from, for products elsewhere.
+    #[cfg(feature = "cuda")]
+    source: crate::nn::source::MatrixSource,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,8 @@ impl Matrix {
         if rows == 0 || row_len == 0 {
             return Err(NnError::Shape(format!("a matrix of {rows} × {row_len} has no weights")));
         }
+        #[cfg(feature = "cuda")]
+        let source = crate::nn::source::MatrixSource::new(packed.clone(), shape, execution, activations);
         let widened = |weights: &[f32]| Form::Floats(Floats::f32(weights, rows, row_len));
         let form = match packed {
             PackedWeights::F32(weights) => widened(&weights),
@@ -64,11 +69,21 @@ impl Matrix {
             }
             other => widened(&other.dequantize()),
         };
-        Ok(Self { form, shape })
+        Ok(Self {
+            form,
+            shape,
+            #[cfg(feature = "cuda")]
+            source,
+        })
     }
 
     pub(super) fn shape(&self) -> [usize; 2] {
         self.shape
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(super) fn source(&self) -> &crate::nn::source::MatrixSource {
+        &self.source
     }
 
     pub(super) fn held_bytes(&self) -> u64 {

@@ -15,6 +15,8 @@ mod llama;
 mod matrix;
 mod pass;
 mod rotary;
+#[cfg(feature = "cuda")]
+mod source;
 #[cfg(test)]
 pub(crate) mod toy;
 
@@ -26,6 +28,8 @@ pub use linear::{Linear, LinearParts, SharedFactors};
 pub use llama::{Llama, LlamaParts, Observer};
 pub use matrix::with_values;
 pub use rotary::Rotary;
+#[cfg(feature = "cuda")]
+pub use source::{LinearSources, MatrixSource};
 
 /// A forward pass that failed.
 #[derive(Debug, thiserror::Error)]

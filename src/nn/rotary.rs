@@ -63,6 +63,16 @@ impl Rotary {
         Ok(Angles { table, rotary: self, position, seq })
     }
 
+    /// Cosines and sines (`n_tokens`, `head_dim` / 2) of the first positions.
+    ///
+    /// # Errors
+    /// As [`Self::angles`].
+    #[cfg(feature = "cuda")]
+    pub fn table(&self, n_tokens: usize) -> Result<(Vec<f32>, Vec<f32>), NnError> {
+        let angles = self.angles(0, n_tokens)?;
+        Ok((angles.cos().to_vec(), angles.sin().to_vec()))
+    }
+
     /// Makes the table reach to position `end`.
     fn extend(&self, end: usize) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);

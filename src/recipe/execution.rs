@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::DeviceSpec;
 use crate::recipe::{IntFormat, WeightFormat};
 
 /// How a device multiplies with a layer's weights.
@@ -17,15 +16,11 @@ pub enum Execution {
 }
 
 impl Execution {
-    /// How `device` multiplies weights of `format`; `None` when it cannot.
-    pub fn of(device: DeviceSpec, format: WeightFormat) -> Option<Self> {
-        if !matches!(device, DeviceSpec::Cpu { .. }) {
-            // The CUDA worker is a separate executable and is not part of this version.
-            return None;
-        }
-        Some(match format {
+    /// How weights of `format` are multiplied. Processor and cards have products for the same formats.
+    pub fn of(format: WeightFormat) -> Self {
+        match format {
             WeightFormat::Int(int) if !IntFormat::PACKED_BITS.contains(&int.bits) => Self::Simulated,
             _ => Self::Packed,
-        })
+        }
     }
 }

@@ -1,6 +1,5 @@
-//! What one layer's settings must keep, on its model and device.
+//! What one layer's settings must keep, on its model.
 
-use crate::device::DeviceInfo;
 use crate::model::{GgmlType, Layer, StoredFormat};
 use crate::recipe::plan::layer_bits;
 use crate::recipe::resolve::Traced;
@@ -14,7 +13,6 @@ pub(super) fn check(
     layer: &Layer,
     shape: Option<[usize; 2]>,
     traced: Traced,
-    device: &DeviceInfo,
     issues: &mut Vec<RecipeIssue>,
 ) -> Option<LayerPlan> {
     let settings = traced.settings;
@@ -51,10 +49,6 @@ pub(super) fn check(
     let partial = PartialSettings::from(settings);
     let methods = method_values(&partial).chain(method_conflicts(layer, &settings));
     found.extend(methods.map(|problem| (traced.method_rule, problem)));
-    let execution = Execution::of(device.spec, weights);
-    if execution.is_none() {
-        found.push((traced.weights_rule, Problem::NoProduct { format: weights, device: device.spec.label() }));
-    }
     let is_fine = found.is_empty();
     let with_layer = |(rule, problem)| RecipeIssue { layer: Some(layer.path.clone()), rule, problem };
     issues.extend(found.into_iter().map(with_layer));
@@ -64,7 +58,7 @@ pub(super) fn check(
     Some(LayerPlan {
         path: layer.path.clone(),
         settings,
-        execution: execution?,
+        execution: Execution::of(weights),
         shape,
         packed_bytes: bits?.div_ceil(8),
     })

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::device::{DeviceInfo, DeviceSpec};
 use crate::model::{BlockShape, ModelGraph};
 use crate::recipe::resolve::Traced;
 use crate::recipe::{
@@ -13,15 +12,13 @@ use crate::recipe::{
 #[derive(Debug)]
 pub struct Legality<'a> {
     graph: &'a ModelGraph,
-    device: DeviceInfo,
     blocks: &'a [BlockShape],
 }
 
 impl<'a> Legality<'a> {
     /// The rules on a model whose blocks have these widths after structural pruning.
-    pub fn new(graph: &'a ModelGraph, device: DeviceSpec, blocks: &'a [BlockShape]) -> Self {
-        let device = DeviceInfo::named(device, "");
-        Self { graph, device, blocks }
+    pub fn new(graph: &'a ModelGraph, blocks: &'a [BlockShape]) -> Self {
+        Self { graph, blocks }
     }
 
     /// How the layers at these positions run with `settings` (one a layer of the graph): simulated if one of them is.
@@ -72,7 +69,7 @@ impl<'a> Legality<'a> {
             let layer = &self.graph.layers[index];
             let shape = whole::shape_after(self.graph, self.blocks, layer);
             let traced = Traced { settings: settings(index).canonical(), ..Traced::default() };
-            if let Some(plan) = layer_checks::check(layer, shape, traced, &self.device, &mut issues) {
+            if let Some(plan) = layer_checks::check(layer, shape, traced, &mut issues) {
                 let is_worse = execution.is_none() || plan.execution == Execution::Simulated;
                 execution = if is_worse { Some(plan.execution) } else { execution };
             }
@@ -123,8 +120,6 @@ mod tests {
         LowRankMethod, Pattern, Sparsity, SparsityMethod, WeightFormat,
     };
 
-    const CPU: DeviceSpec = DeviceSpec::Cpu { threads: 1 };
-
     fn int(size: u16) -> WeightFormat {
         WeightFormat::Int(IntFormat { bits: 4, group: Group::Size(size), symmetric: true })
     }
@@ -135,7 +130,7 @@ mod tests {
         let settings = vec![LayerSettings::of(from); graph.layers.len()];
         let layers: Vec<usize> = (0..graph.layers.len()).filter(|&index| graph.layers[index].block.is_some()).collect();
         let blocks = Recipe::reference().block_shapes(&graph);
-        let found = Legality::new(&graph, CPU, &blocks).of_change(&settings, &layers, change);
+        let found = Legality::new(&graph, &blocks).of_change(&settings, &layers, change);
         match expected {
             Ok(execution) => assert_eq!(found, Ok(Some(execution)), "{from:?} {change:?}"),
             Err(text) => {
@@ -177,7 +172,7 @@ mod tests {
     fn layers_behind_one_norm_are_scaled_together_and_old_problems_are_not_new_ones() {
         let graph = tiny_graph();
         let blocks = Recipe::reference().block_shapes(&graph);
-        let legality = Legality::new(&graph, CPU, &blocks);
+        let legality = Legality::new(&graph, &blocks);
         let mut settings = vec![LayerSettings::of(int(32)); graph.layers.len()];
         let awq = LayerChange::Rounding(Rounding::Awq(AwqOptions::default()));
         let of_block: Vec<usize> = (0..graph.layers.len()).filter(|&i| graph.layers[i].block == Some(0)).collect();

@@ -38,13 +38,6 @@ pub enum Problem {
     Bits(u8),
     /// Outside 0 to 0.95, or not a number.
     Fraction(f64),
-    /// The device has no product for the format and cannot simulate it.
-    NoProduct {
-        /// The format.
-        format: WeightFormat,
-        /// The device's label.
-        device: String,
-    },
     /// Pruning a layer that stays packed as the checkpoint stores it.
     PackedSparsity(StoredFormat),
     /// Pruning in a format in which zeros would come back as small weights.
@@ -115,7 +108,6 @@ impl fmt::Display for Problem {
             Self::Fraction(fraction) => {
                 write!(f, "a sparsity fraction lies between 0 and {}, not {fraction}", Sparsity::MAX_FRACTION)
             }
-            Self::NoProduct { format, device } => write!(f, "{device} has no product for {}", format.label()),
             Self::NoExactZero(format) => write!(
                 f,
                 "{} has no exact zero, so pruned weights would come back; use q8_0, q6k, q5_0, q4_0, q3k, int or a float",

@@ -2,10 +2,13 @@
 
 use globset::{GlobBuilder, GlobMatcher};
 
-use crate::device::DeviceInfo;
+use crate::device::{DeviceInfo, DeviceSpec};
 use crate::model::{Layer, LayerPath, ModelGraph};
 use crate::recipe::plan::counts_for_bits;
-use crate::recipe::{LayerSettings, PartialSettings, Plan, Problem, Recipe, RecipeIssue, Target, layer_checks, whole};
+use crate::recipe::{
+    AttentionForm, KvCacheSettings, KvFormat, LayerSettings, PartialSettings, Plan, Problem, Recipe, RecipeIssue,
+    Target, layer_checks, whole,
+};
 
 enum Matcher {
     Path(LayerPath),
@@ -82,11 +85,12 @@ impl Recipe {
         }
         let traced = self.trace(graph, &mut issues);
         let (blocks, mut estimated) = whole::check(self, graph, &traced, &mut issues);
+        self.check_device(device.spec, &mut issues);
         let mut layers = Vec::with_capacity(graph.layers.len());
         let (mut block_weights, mut block_bits) = (0, 0);
         for (index, (layer, traced)) in graph.layers.iter().zip(traced).enumerate() {
             let shape = whole::shape_after(graph, &blocks, layer);
-            let Some(mut plan) = layer_checks::check(layer, shape, traced, device, &mut issues) else { continue };
+            let Some(mut plan) = layer_checks::check(layer, shape, traced, &mut issues) else { continue };
             if let Some([rows, row_len]) = plan.shape {
                 let (bits, note) = whole::shared_bits(self, graph, layer, &plan, [rows, row_len]);
                 plan.packed_bytes = bits.div_ceil(8);
@@ -123,6 +127,22 @@ impl Recipe {
     /// The settings of every layer in the graph's order, legal or not: what an editor shows.
     pub fn settings(&self, graph: &ModelGraph) -> Vec<LayerSettings> {
         self.trace(graph, &mut Vec::new()).into_iter().map(|traced| traced.settings).collect()
+    }
+
+    /// What a card has no kernels for.
+    fn check_device(&self, device: DeviceSpec, issues: &mut Vec<RecipeIssue>) {
+        if !matches!(device, DeviceSpec::Cuda { .. }) {
+            return;
+        }
+        let KvCacheSettings { keys, values } = self.kv_cache;
+        if keys != values || !matches!(keys, KvFormat::F32 | KvFormat::F16) {
+            let reason = "a card keeps keys and values both in f32 or both in f16; choose one of them, or the CPU";
+            issues.push(RecipeIssue::of_recipe(Problem::Conflict(reason)));
+        }
+        if self.attention.form == AttentionForm::Naive {
+            let reason = "a card computes attention in tiles only; choose the tiled form, or the CPU";
+            issues.push(RecipeIssue::of_recipe(Problem::Conflict(reason)));
+        }
     }
 
     /// Values that are wrong on any model, of rules whose layers did not show them: those that match nothing, or whose

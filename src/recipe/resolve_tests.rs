@@ -1,5 +1,4 @@
 use super::*;
-use crate::device::DeviceSpec;
 use crate::model::fixtures::tiny_graph;
 use crate::recipe::{
     Execution, Group, IntFormat, Pattern, SparseStorage, Sparsity, SparsityMethod, SparsityScope, WeightFormat,
@@ -73,11 +72,19 @@ fn values_that_no_layer_shows_are_reported_once() {
 }
 
 #[test]
-fn a_device_without_products_refuses() {
+fn a_card_refuses_what_it_has_no_kernels_for() {
     let mut device = cpu();
     device.spec = DeviceSpec::Cuda { ordinal: 0 };
-    let issues = Recipe::reference().resolve(&tiny_graph(), &device).unwrap_err();
-    assert_eq!(issues.len(), tiny_graph().layers.len());
+    let mut recipe = Recipe::reference();
+    assert!(recipe.resolve(&tiny_graph(), &device).is_ok());
+    recipe.kv_cache = KvCacheSettings { keys: KvFormat::F16, values: KvFormat::F16 };
+    assert!(recipe.resolve(&tiny_graph(), &device).is_ok());
+    recipe.kv_cache.values = KvFormat::Q8_0;
+    recipe.attention.form = AttentionForm::Naive;
+    assert!(recipe.resolve(&tiny_graph(), &cpu()).is_ok());
+    let issues = recipe.resolve(&tiny_graph(), &device).unwrap_err();
+    let text: Vec<String> = issues.iter().map(ToString::to_string).collect();
+    assert!(text.len() == 2 && text[0].contains("both in f16") && text[1].contains("tiles"), "{text:?}");
 }
 
 #[test]

@@ -1,18 +1,20 @@
 //! Opens a device, builds variants of a model on it, generates text and times it. Runs in worker processes only.
 //!
-//! May import `nn`, `kernels`, `cache`, `compress`, `checkpoint`, `recipe`, `model`, `device` and `units`.
+//! May import `nn`, `cuda` (where that feature is on), `kernels`, `cache`, `compress`, `checkpoint`, `recipe`, `model`, `device` and `units`.
 //!
 //! A variant is made in this order: parts are removed from the dense model (`structure`), layers share tensors (`shared`),
 //! fractions and ranks are spread over blocks (`allocate`), every result gets a key (`outline`, `keys`), and then block
 //! after block is calibrated, scaled, compressed and run (`build`).
 //!
-//! **Invariants.** Only `device.rs` opens a device. The reference's layers are loaded once; a variant shares every layer
+//! **Invariants.** Only `device.rs` and `card.rs` open devices. The reference's layers are loaded once; a variant shares every layer
 //! whose settings did not change with the reference or with the variants before it. A result that was kept, in memory or on
 //! the disk, is bit for bit the one that would be made.
 
 mod allocate;
 mod build;
 mod calibrate;
+#[cfg_attr(not(feature = "cuda"), path = "no_card.rs")]
+mod card;
 mod choose;
 mod database;
 mod device;
@@ -24,6 +26,7 @@ mod lists;
 mod load;
 mod made_file;
 mod outline;
+mod place;
 mod scales;
 mod shared;
 mod store;
@@ -33,7 +36,9 @@ mod variant;
 mod work;
 
 pub use calibrate::CalibrationText;
+pub use device::devices;
 pub use generate::{Sampling, generate};
+pub use place::{Place, Placed, Scorer, Steps};
 pub use store::ModelStore;
 pub use timing::{Repetition, repetition, token_trace};
 pub use variant::Variant;
@@ -65,6 +70,10 @@ pub enum RuntimeError {
     /// candle refused.
     #[error("compute: {0}")]
     Candle(#[from] candle_core::Error),
+    /// A card cannot be used, or failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] crate::cuda::CudaError),
     /// The device does not exist in this build.
     #[error("open {device}: {reason}")]
     Device {

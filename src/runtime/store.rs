@@ -1,4 +1,4 @@
-//! One model on one device, and its variants.
+//! One model, and its variants as the processor makes them.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -25,7 +25,7 @@ use crate::runtime::{allocate, choose, device, keys, layers, load, made_file, st
 /// Smallest budget of compressed layers that are kept though no running variant uses them.
 const MIN_CACHE_BYTES: u64 = 48 << 20;
 
-/// A model on a device: the reference's layers, and compressed ones kept between trials.
+/// A model: the reference's layers, and compressed ones kept between trials.
 #[derive(Debug)]
 pub struct ModelStore {
     checkpoint: Checkpoint,
@@ -36,17 +36,17 @@ pub struct ModelStore {
 }
 
 impl ModelStore {
-    /// Opens the device and reads every tensor. `progress` hears of layers done and in all, and ends the load by
+    /// Reads every tensor into the memory of the host. `progress` hears of layers done and in all, and ends the load by
     /// returning `false`.
     ///
     /// # Errors
-    /// When the device or a tensor cannot be had.
+    /// When a tensor cannot be had.
     pub fn load(
         checkpoint: Checkpoint,
         spec: DeviceSpec,
         progress: &dyn Fn(u32, u32) -> bool,
     ) -> Result<Self, RuntimeError> {
-        let device = device::open(spec)?;
+        let device = device::open(spec);
         let reference = Arc::new(load::reference(&checkpoint, &device, progress)?);
         let held: u64 = reference.layers().map(|layer| layer.held_bytes()).sum();
         let layers = LayerCache::new(MIN_CACHE_BYTES.max(held / 10));

@@ -5,8 +5,8 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::nn::{KvCache, Llama};
-use crate::runtime::RuntimeError;
+use crate::nn::Llama;
+use crate::runtime::{RuntimeError, Steps};
 
 /// Times of one repetition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub fn token_trace(model: &Llama, n_tokens: usize, seed: u64) -> Vec<u32> {
 
 /// Runs the first `n_prompt` tokens of `trace` in one pass and the others one by one, on a monotonic clock.
 ///
-/// The tokens are given, not sampled: what is timed is the model. `cache` is emptied first. Where the trace does not fit
+/// The tokens are given, not sampled: what is timed is the model. `text` is emptied first. Where the trace does not fit
 /// it, as many of the prompt's last tokens are forgotten before the first single token as that needs.
 ///
 /// `keep_going` hears of single tokens done, after the prompt and after each of them, while no clock runs: it must neither
@@ -39,25 +39,23 @@ pub fn token_trace(model: &Llama, n_tokens: usize, seed: u64) -> Vec<u32> {
 /// # Errors
 /// When the forward pass fails, or `keep_going` ended it.
 pub fn repetition(
-    model: &Llama,
+    text: &mut dyn Steps,
     trace: &[u32],
     n_prompt: usize,
-    cache: &mut KvCache,
     keep_going: &dyn Fn(usize) -> bool,
 ) -> Result<Repetition, RuntimeError> {
-    cache.truncate(0);
+    text.truncate(0)?;
     let (prompt, rest) = trace.split_at(n_prompt.min(trace.len()));
     let mut decode_nanos = Vec::with_capacity(rest.len());
-    let mut logits = Vec::with_capacity(model.config().vocab_size);
     let start = Instant::now();
-    model.next_logits(prompt, cache, &mut logits)?;
+    text.run(prompt)?;
     let prefill_nanos = nanos(start);
     let check = |done| if keep_going(done) { Ok(()) } else { Err(RuntimeError::Cancelled) };
     check(0)?;
-    cache.truncate(cache.capacity().saturating_sub(rest.len()));
+    text.truncate(text.capacity().saturating_sub(rest.len()))?;
     for token in rest {
         let start = Instant::now();
-        model.next_logits(std::slice::from_ref(token), cache, &mut logits)?;
+        text.run(std::slice::from_ref(token))?;
         decode_nanos.push(nanos(start));
         check(decode_nanos.len())?;
     }
@@ -73,7 +71,7 @@ mod tests {
     use super::*;
     use crate::device::DeviceSpec;
     use crate::model::ModelSource;
-    use crate::runtime::ModelStore;
+    use crate::runtime::{ModelStore, Place};
 
     #[test]
     fn every_step_is_told_and_may_end_the_repetition() {
@@ -82,7 +80,8 @@ mod tests {
         let store = ModelStore::load(checkpoint, DeviceSpec::Cpu { threads: 1 }, &|_, _| true).unwrap();
         let model = store.reference();
         let trace = token_trace(model, 6, 1);
-        let mut cache = model.new_cache(6).unwrap();
+        let placed = Place::open(DeviceSpec::Cpu { threads: 1 }).unwrap().put(model).unwrap();
+        let mut text = placed.text(6).unwrap();
         let told = std::cell::RefCell::new(Vec::new());
         let mut run = |last| {
             told.borrow_mut().clear();
@@ -90,7 +89,7 @@ mod tests {
                 told.borrow_mut().push(done);
                 done != last
             };
-            let times = repetition(model, &trace, 3, &mut cache, &keep_going);
+            let times = repetition(&mut *text, &trace, 3, &keep_going);
             (times, told.borrow().clone())
         };
         let (times, told) = run(usize::MAX);

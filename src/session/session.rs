@@ -15,8 +15,9 @@ use crate::session::model::open_model;
 use crate::session::run::{Run, RunStatus};
 use crate::session::{CacheState, ModelState, OpenModel, StartError, cache, devices, paths};
 use crate::study::{Study, StudyHeader, StudySpec, journal};
-use crate::telemetry::{Telemetry, TelemetrySnapshot};
+use crate::telemetry::{GpuDevice, Telemetry, TelemetrySnapshot};
 use crate::worker::Runner;
+use crate::worker::cuda::{self, CudaDevices};
 use crate::worker::host::{WorkerConfig, WorkerHandle};
 
 /// Called from any thread when [`Session::poll`] has something to take in. Must not block.
@@ -35,6 +36,10 @@ pub struct Session {
     tasks: (Sender<TaskResult>, Receiver<TaskResult>),
     telemetry: Telemetry,
     devices: Vec<DeviceInfo>,
+    /// What the worker for NVIDIA cards says, once it was asked.
+    cuda: Option<CudaDevices>,
+    /// The GPUs that `devices` was made of.
+    seen_gpus: Vec<GpuDevice>,
     notices: Vec<(Level, String)>,
     cache: CacheState,
 }
@@ -44,14 +49,15 @@ enum TaskResult {
     Opened(ModelSource, Result<Arc<OpenModel>, String>),
     Replayed(PathBuf, Result<(Box<Study>, Vec<String>), String>),
     Cache(Result<u64, String>),
+    Cuda(CudaDevices),
 }
 
 impl Session {
     /// A session without model and study. `wake` is called when there is something to poll.
     pub fn new(wake: Wake) -> Self {
         let telemetry = Telemetry::start(Some(Arc::clone(&wake)));
-        let devices = devices(&telemetry.snapshot());
-        Self {
+        let devices = devices(&telemetry.snapshot(), None);
+        let mut session = Self {
             wake,
             studies_dir: paths::studies_dir(),
             worker: None,
@@ -63,9 +69,13 @@ impl Session {
             tasks: bounded(16),
             telemetry,
             devices,
+            cuda: None,
+            seen_gpus: Vec::new(),
             notices: Vec::new(),
             cache: CacheState::new(),
-        }
+        };
+        session.task("task-devices", || TaskResult::Cuda(cuda::devices()));
+        session
     }
 
     /// The same session with new studies recorded in `dir`.
@@ -265,7 +275,7 @@ impl Session {
 
     fn worker_config(&self, source: ModelSource, device: DeviceSpec) -> std::io::Result<WorkerConfig> {
         let mut config = WorkerConfig::new(source, device)?;
-        if let Some(exe) = &self.worker {
+        if let (Some(exe), DeviceSpec::Cpu { .. }) = (&self.worker, device) {
             config.exe.clone_from(exe);
         }
         Ok(config)
@@ -314,6 +324,10 @@ impl Session {
                 self.show(*study, Some(path));
             }
             TaskResult::Replayed(_, Err(message)) => self.notice(Level::Error, message),
+            TaskResult::Cuda(found) => {
+                self.devices = devices(&self.telemetry.snapshot(), Some(&found));
+                self.cuda = Some(found);
+            }
             TaskResult::Cache(found) => {
                 self.cache.busy = false;
                 match found {
@@ -370,10 +384,12 @@ impl Session {
     /// Telemetry names devices after its first reading; a GPU may be lost later.
     fn refresh_devices(&mut self) -> bool {
         let snapshot = self.telemetry.snapshot();
-        if devices::is_current(&self.devices, &snapshot) {
+        let is_read = self.devices[0].memory_bytes.is_some() || snapshot.history.is_empty();
+        if is_read && snapshot.gpus == self.seen_gpus {
             return false;
         }
-        let found = devices(&snapshot);
+        self.seen_gpus.clone_from(&snapshot.gpus);
+        let found = devices(&snapshot, self.cuda.as_ref());
         let is_changed = found != self.devices;
         self.devices = found;
         is_changed

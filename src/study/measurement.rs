@@ -164,7 +164,7 @@ pub struct Memory {
     pub held_bytes: u64,
     /// Peak resident memory of the worker while the variant was scored and timed, from the kernel; absent where it cannot be read.
     pub peak_rss_bytes: Option<u64>,
-    /// Peak memory on the GPU through NVML; absent without one.
+    /// Peak memory on the GPU, as the buffers of the worker count it; absent on the processor.
     pub peak_gpu_bytes: Option<u64>,
     /// What `peak_rss_bytes` was predicted to be, from headers and settings; see [`crate::study::MemoryEstimate`].
     #[serde(default, skip_serializing_if = "Option::is_none")]

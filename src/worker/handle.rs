@@ -12,8 +12,8 @@ use crate::study::{Caution, Failure, FailureKind, Outcome, StudyEvent, TrialSpec
 use crate::worker::classify::{HostAction, Remains, classify};
 use crate::worker::host::{Incoming, Worker};
 use crate::worker::pace::{MemoryCurve, Pace};
-use crate::worker::protocol::{Report, Request, build_id, is_live};
-use crate::worker::{Runner, note_lost_samples};
+use crate::worker::protocol::{BUILD, Report, Request, is_live};
+use crate::worker::{Runner, cuda, note_lost_samples};
 
 /// How long a worker may take for what.
 #[derive(Debug, Clone, Copy)]
@@ -61,12 +61,12 @@ pub struct WorkerConfig {
 }
 
 impl WorkerConfig {
-    /// This program as the worker.
+    /// The program of `device` as the worker: this one, or the one for NVIDIA cards.
     ///
     /// # Errors
-    /// When the path of this program cannot be found.
+    /// When it cannot be found.
     pub fn new(source: ModelSource, device: DeviceSpec) -> io::Result<Self> {
-        let exe = std::env::current_exe()?;
+        let exe = program(device)?;
         Ok(Self { exe, source, device, deadlines: Deadlines::default(), env: Vec::new() })
     }
 }
@@ -82,8 +82,8 @@ pub struct WorkerHandle {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stage {
-    /// The first exchange with this build is awaited.
-    Starting(String),
+    /// The first exchange is awaited.
+    Starting,
     /// It is opening the model.
     Opening,
     /// It can run trials.
@@ -156,6 +156,7 @@ impl WorkerHandle {
 
     /// Makes sure that a healthy worker for `device` is there.
     fn prepare(&mut self, device: DeviceSpec) -> Result<(), Failure> {
+        use DeviceSpec::{Cpu, Cuda};
         if let Some((worker, _)) = &self.worker {
             let is_silent =
                 worker.incoming.try_iter().all(|said| matches!(said, Incoming::Report(Report::Heartbeat { .. })));
@@ -163,6 +164,12 @@ impl WorkerHandle {
             if !is_silent || device != self.config.device {
                 self.retire(Duration::ZERO);
             }
+        }
+        let is_same_kind =
+            matches!((device, self.config.device), (Cuda { .. }, Cuda { .. }) | (Cpu { .. }, Cpu { .. }));
+        if !is_same_kind {
+            let not_found = |error: io::Error| Failure::new(FailureKind::Spawn, error.to_string());
+            self.config.exe = program(device).map_err(not_found)?;
         }
         self.config.device = device;
         if self.worker.is_some() {
@@ -173,10 +180,9 @@ impl WorkerHandle {
             let message = format!("start the worker: {error}: {exe}. Check that the program's file is still there");
             Failure::new(FailureKind::Spawn, message)
         };
-        let build = build_id(&self.config.exe).map_err(not_started)?;
         let worker = Worker::start(&self.config.exe, host_threads(device), &self.config.env).map_err(not_started)?;
-        worker.ask(Request::Hello { build: build.clone() });
-        self.worker = Some((worker, Stage::Starting(build)));
+        worker.ask(Request::Hello { build: BUILD.to_owned() });
+        self.worker = Some((worker, Stage::Starting));
         Ok(())
     }
 
@@ -191,7 +197,7 @@ impl WorkerHandle {
         }
         let deadlines = &self.config.deadlines;
         let secs = |allowed: Duration| crate::units::duration(allowed.as_secs_f64());
-        if let Some((_, Stage::Starting(_))) = self.worker {
+        if let Some((_, Stage::Starting)) = self.worker {
             let what = format!("the worker did not answer within {} of its start", secs(deadlines.start));
             return (trial.began + deadlines.start, HostAction::TimedOut(what));
         }
@@ -207,7 +213,7 @@ impl WorkerHandle {
     /// Patience is over: asks once, then ends the worker.
     fn overdue(&mut self, action: HostAction) -> Option<StudyEvent> {
         let trial = self.trial.as_mut()?;
-        let is_starting = matches!(self.worker, Some((_, Stage::Starting(_))));
+        let is_starting = matches!(self.worker, Some((_, Stage::Starting)));
         if trial.ending.is_some() || is_starting {
             return self.fault(&action);
         }
@@ -232,7 +238,7 @@ impl WorkerHandle {
             stderr: &ended.stderr,
             phase: trial.pace.phase(),
             rss_bytes: trial.rss_bytes,
-            was_ready: !matches!(stage, Stage::Starting(_)),
+            was_ready: stage != Stage::Starting,
         };
         let failure = classify(&remains, action);
         self.finish(Outcome::Failed(failure), Vec::new(), lost)
@@ -263,7 +269,7 @@ impl WorkerHandle {
                 trial.rss_bytes = rss_bytes;
                 None
             }
-            (Report::Ready { build, .. }, Stage::Starting(expected)) if build == *expected => {
+            (Report::Ready { build, .. }, Stage::Starting) if build == BUILD => {
                 *stage = Stage::Opening;
                 let threads = host_threads(self.config.device);
                 worker.ask(Request::Open { source: self.config.source.clone(), threads });
@@ -367,6 +373,13 @@ fn leaves_worker_healthy(outcome: &Outcome) -> bool {
     }
 }
 
+fn program(device: DeviceSpec) -> io::Result<PathBuf> {
+    match device {
+        DeviceSpec::Cpu { .. } => std::env::current_exe(),
+        DeviceSpec::Cuda { .. } => cuda::program(),
+    }
+}
+
 /// Threads of the host that a variant on `device` may use.
 pub(super) fn host_threads(device: DeviceSpec) -> u16 {
     match (device, DeviceSpec::all_cores()) {
@@ -383,6 +396,7 @@ fn report_name(report: &Report) -> &'static str {
         Report::Heartbeat { .. } => "a heartbeat",
         Report::Finished { .. } => "a finished trial",
         Report::Inspected(_) => "a finding about a layer",
+        Report::Devices(_) => "a list of devices",
         Report::Fault(_) => "a fault",
     }
 }

@@ -9,14 +9,13 @@ use crate::worker::classify::{HostAction, Remains, classify};
 use crate::worker::handle::host_threads;
 use crate::worker::host::{Deadlines, Incoming, Worker, WorkerConfig};
 use crate::worker::inspection::{Finding, InspectSpec};
-use crate::worker::protocol::{Report, Request, build_id};
+use crate::worker::protocol::{BUILD, Report, Request};
 
 /// A worker process at one layer. Dropping it ends the process at once.
 #[derive(Debug)]
 pub struct LayerInspector {
     worker: Option<Worker>,
     deadlines: Deadlines,
-    build: String,
     spec: InspectSpec,
     was_ready: bool,
     rss_bytes: Option<u64>,
@@ -35,14 +34,12 @@ impl LayerInspector {
             let message = format!("start the worker: {error}: {exe}. Check that the program's file is still there");
             Failure::new(FailureKind::Spawn, message)
         };
-        let build = build_id(&config.exe).map_err(not_started)?;
         let worker = Worker::start(&config.exe, host_threads(config.device), &config.env).map_err(not_started)?;
-        worker.ask(Request::Hello { build: build.clone() });
+        worker.ask(Request::Hello { build: BUILD.to_owned() });
         let now = Instant::now();
         Ok(Self {
             worker: Some(worker),
             deadlines: config.deadlines,
-            build,
             spec,
             was_ready: false,
             rss_bytes: None,
@@ -83,7 +80,7 @@ impl LayerInspector {
     fn take_in(&mut self, report: Report) -> Result<Option<Finding>, Failure> {
         match report {
             Report::Heartbeat { rss_bytes } => self.rss_bytes = rss_bytes,
-            Report::Ready { build, .. } if build == self.build && !self.was_ready => {
+            Report::Ready { build, .. } if build == BUILD && !self.was_ready => {
                 self.was_ready = true;
                 self.last_finding = Instant::now();
                 if let Some(worker) = &self.worker {

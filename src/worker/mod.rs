@@ -1,12 +1,13 @@
 //! The process boundary: what host and worker say to each other, who starts and ends whom.
 //!
-//! `protocol`, `host`, `inspector` and `scripted` may be used by front ends; `serve` is the child's side and is used by
+//! `protocol`, `host`, `cuda`, `inspector` and `scripted` may be used by front ends; `serve` is the child's side and is used by
 //! `main` only, `inspect` by `serve`.
 //!
 //! **Invariants.** The protocol carries no tensors. Only `host` starts processes. A worker that saw a fault is not used
 //! again. End of the worker's standard input is its order to end.
 
 mod classify;
+pub mod cuda;
 #[cfg(debug_assertions)]
 mod fault;
 pub mod frame;

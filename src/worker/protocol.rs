@@ -2,11 +2,11 @@
 //!
 //! Both sides are the same build, checked by the first exchange, so the messages need no compatibility.
 
-use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceInfo;
 use crate::model::ModelSource;
 use crate::study::{Caution, Failure, Outcome, StudyEvent, TrialId, TrialSpec};
 use crate::worker::inspection::{Finding, InspectSpec};
@@ -17,7 +17,7 @@ use crate::worker::inspection::{Finding, InspectSpec};
 pub enum Request {
     /// First: which build asks.
     Hello {
-        /// [`build_id`] of the executable that was started.
+        /// [`BUILD`] of the program that asks.
         build: String,
     },
     /// Second: the one model of this worker.
@@ -41,6 +41,8 @@ pub enum Request {
     Cancel(TrialId),
     /// Looks into one layer; needs no open model.
     Inspect(Box<InspectSpec>),
+    /// Names the worker's devices beside the processor; needs no open model.
+    Devices,
 }
 
 /// What a worker tells its host.
@@ -49,7 +51,7 @@ pub enum Request {
 pub enum Report {
     /// Answer to a hello of the same build.
     Ready {
-        /// [`build_id`] of the worker.
+        /// [`BUILD`] of the worker.
         build: String,
         /// Its process.
         pid: u32,
@@ -74,19 +76,15 @@ pub enum Report {
     },
     /// Something about the layer that is looked into.
     Inspected(Box<Finding>),
+    /// The devices beside the processor that this worker's program can open, or why not.
+    Devices(Vec<DeviceInfo>),
     /// The worker cannot go on and ends.
     Fault(Failure),
 }
 
-/// Identity of an executable: the version, and its size and time of change, so that a rebuilt program is another one.
-///
-/// # Errors
-/// When the file cannot be examined.
-pub fn build_id(exe: &Path) -> std::io::Result<String> {
-    let metadata = exe.metadata()?;
-    let changed = metadata.modified()?.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_nanos());
-    Ok(format!("{} {:x}-{changed:x}", env!("CARGO_PKG_VERSION"), metadata.len()))
-}
+/// Identity of a build: the version and a hash of the sources. Programs with the same one speak the same protocol,
+/// whichever features each was built with.
+pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "-", env!("TRIMTAB_SOURCES"));
 
 /// Whether a number of a live event is not finite: JSON cannot carry it.
 pub(super) fn is_finite(event: &StudyEvent) -> bool {

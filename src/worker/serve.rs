@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::device::DeviceInfo;
 use crate::model::ModelSource;
 use crate::study::{Caution, Failure, FailureKind, Measurements, Outcome, StudyEvent, TrialId, TrialSpec};
 use crate::telemetry::memory::resident_bytes;
-use crate::worker::protocol::{self, Report, Request};
+use crate::worker::protocol::{self, BUILD, Report, Request};
 use crate::worker::{frame, note_lost_samples};
 
 /// How often reports are gathered and memory is read.
@@ -98,10 +99,14 @@ pub(super) enum Outgoing {
     Raw(Vec<u8>),
 }
 
-/// Serves requests until standard input ends. `make` opens the model, with the threads to use.
+/// Serves requests until standard input ends. `make` opens the model, with the threads to use; `devices` names those
+/// beside the processor.
 ///
 /// The exit code is a failure when the worker could not go on; its last report says why.
-pub fn serve(make: impl FnOnce(ModelSource, u16) -> Result<Box<dyn Executor>, Failure>) -> ExitCode {
+pub fn serve(
+    make: impl FnOnce(ModelSource, u16) -> Result<Box<dyn Executor>, Failure>,
+    devices: fn() -> Result<Vec<DeviceInfo>, Failure>,
+) -> ExitCode {
     let Ok(out) = claim_stdout() else { return ExitCode::from(3) };
     raise_oom_score();
     let cancelled = Arc::new(AtomicU64::new(0));
@@ -116,7 +121,7 @@ pub fn serve(make: impl FnOnce(ModelSource, u16) -> Result<Box<dyn Executor>, Fa
         .spawn(move || Reporter { out: BufWriter::new(out), trial: None, held: None }.run(&outgoing, &live_events));
     let (Ok(_), Ok(reporter)) = (reader, reporter) else { return ExitCode::from(3) };
     let sink = Sink { trial: TrialId(0), live, lost: Arc::default(), cancelled };
-    let failure = answer(&requests, &reports, &sink, make).err();
+    let failure = answer(&requests, &reports, &sink, make, devices).err();
     let code = if failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     if let Some(failure) = failure {
         send(&reports, Outgoing::Report(Report::Fault(failure)));
@@ -130,6 +135,7 @@ fn answer(
     reports: &Sender<Outgoing>,
     sink: &Sink,
     make: impl FnOnce(ModelSource, u16) -> Result<Box<dyn Executor>, Failure>,
+    devices: fn() -> Result<Vec<DeviceInfo>, Failure>,
 ) -> Result<(), Failure> {
     let mut make = Some(make);
     let mut executor = None;
@@ -157,6 +163,7 @@ fn answer(
                 let mut tell = |finding| send(reports, Outgoing::Report(Report::Inspected(Box::new(finding))));
                 crate::worker::inspect::inspect(&spec, &mut tell)?;
             }
+            Request::Devices => send(reports, Outgoing::Report(Report::Devices(devices()?))),
             Request::Cancel(_) => {}
         }
     }
@@ -188,15 +195,14 @@ fn opened(
 }
 
 fn greet(build: &str) -> Result<Report, Failure> {
-    let own = std::env::current_exe()
-        .and_then(|exe| protocol::build_id(if exe.exists() { &exe } else { Path::new("/proc/self/exe") }))
-        .map_err(|error| Failure::new(FailureKind::Spawn, format!("examine the worker's executable: {error}")))?;
-    if own != build {
-        let message =
-            format!("the program was replaced while it ran (it is {build}, its worker {own}); start it again");
+    if build != BUILD {
+        let message = format!(
+            "the worker is of another build than the program that started it ({BUILD}, not {build}); start the program \
+             again if it was replaced while it ran, and build both from the same sources"
+        );
         return Err(Failure::new(FailureKind::Spawn, message));
     }
-    Ok(Report::Ready { build: own, pid: std::process::id() })
+    Ok(Report::Ready { build: BUILD.to_owned(), pid: std::process::id() })
 }
 
 /// Runs one trial and checks that its answer can travel.
@@ -374,7 +380,6 @@ mod tests {
     #[test]
     fn another_build_is_refused() {
         assert_eq!(greet("0.0.0 1-1").unwrap_err().kind, FailureKind::Spawn);
-        let own = protocol::build_id(&std::env::current_exe().unwrap()).unwrap();
-        assert!(matches!(greet(&own), Ok(Report::Ready { .. })));
+        assert!(matches!(greet(BUILD), Ok(Report::Ready { .. })));
     }
 }

@@ -4,6 +4,8 @@
 mod calibrated;
 mod checkpoint;
 mod cli;
+#[cfg(feature = "cuda")]
+mod cuda_worker;
 mod inspector;
 mod journal;
 mod numerics;

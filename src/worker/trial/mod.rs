@@ -18,7 +18,7 @@ use crate::eval::DataError;
 use crate::model::{ModelFamily, ModelSource};
 use crate::nn::{Llama, NnError};
 use crate::recipe::{Plan, Recipe};
-use crate::runtime::{ModelStore, RuntimeError, Sampling, generate};
+use crate::runtime::{ModelStore, Place, Placed, RuntimeError, Sampling};
 use crate::study::{
     Caution, Disturbance, Failure, FailureKind, Measurements, MemoryEstimate, Phase, SampleWorkload, StudyEvent,
     TrialSpec, Workload,
@@ -40,9 +40,19 @@ pub struct TrialExecutor {
 /// What stays between trials.
 struct Open {
     store: ModelStore,
+    place: Place,
+    reference: Placed,
     tokenizer: Option<tokenizers::Tokenizer>,
     texts: quality::ReferenceTexts,
     calibrations: calibration::CalibrationTexts,
+}
+
+/// The devices beside the processor that this program can open.
+///
+/// # Errors
+/// When there is none, with what is missing.
+pub fn devices() -> Result<Vec<DeviceInfo>, Failure> {
+    crate::runtime::devices().map_err(failure)
 }
 
 impl TrialExecutor {
@@ -61,11 +71,16 @@ impl TrialExecutor {
     fn open(&mut self, device: DeviceSpec, sink: &TrialSink<'_>) -> Result<&mut Open, Failure> {
         if self.open.is_none() {
             let checkpoint = crate::checkpoint::open(&self.source).map_err(RuntimeError::from).map_err(failure)?;
+            // A card that cannot be opened says so before a large model is read.
+            let place = Place::open(device).map_err(failure)?;
             let progress = |done, total| sink.progress(Phase::Load, done, total);
             let store = ModelStore::load(checkpoint, device, &progress).map_err(failure)?;
             let store = store.with_files(self.files.as_deref().and_then(open_files));
+            let reference = place.put(store.reference()).map_err(failure)?;
             self.open = Some(Open {
                 store,
+                place,
+                reference,
                 tokenizer: None,
                 texts: quality::ReferenceTexts::default(),
                 calibrations: calibration::CalibrationTexts::default(),
@@ -96,24 +111,26 @@ impl Executor for TrialExecutor {
         {
             cautions.push(Caution::CalibratedOnScored);
         }
+        let placed = open.put(&variant.model)?;
         let quality = match &spec.workload.quality {
             None => None,
-            Some(workload) => Some(open.score(workload, &variant.model, &sink, &mut cautions)?),
+            Some(workload) => Some(open.score(workload, &placed, &sink, &mut cautions)?),
         };
         let dequantized_quality = match &spec.workload.quality {
             Some(workload) if workload.dequantized && has_blocks(&plan) => {
                 let plain = open.store.dequantized(&variant, &plan).map_err(failure)?;
+                let plain = open.put(&plain)?;
                 Some(open.score(workload, &plain, &sink, &mut Vec::new())?)
             }
             _ => None,
         };
         let timed = match &spec.workload.speed {
             None => None,
-            Some(workload) => Some(speed::measure(&open.store, &variant, workload, spec.seed, &sink)?),
+            Some(workload) => Some(speed::measure(&open.reference, &placed, workload, spec.seed, &sink)?),
         };
         let sample_text = match &spec.workload.sample {
             None => None,
-            Some(workload) => Some(open.sample(workload, &variant.model, spec.seed, &sink)?),
+            Some(workload) => Some(open.sample(workload, &placed, spec.seed, &sink)?),
         };
         let mut conditions = probe.finish(threads);
         let stretches = timed.as_ref().map(|timed| &timed.stretches);
@@ -124,7 +141,12 @@ impl Executor for TrialExecutor {
         cautions.extend(timed.as_ref().and_then(disturbed));
         let speed = timed.map(|timed| timed.speed);
         let mut known = measurements(&plan, &variant, report, conditions);
-        known.memory.predicted_peak_bytes = Some(predicted_bytes(&plan, &open.store, &spec.workload));
+        let predicted = || predicted_bytes(&plan, &open.store, &spec.workload);
+        known.memory.predicted_peak_bytes = (!placed.is_on_card()).then(predicted);
+        known.memory.peak_gpu_bytes = open.place.peak_bytes();
+        if let Some((products, held_bytes)) = placed.on_card() {
+            (known.products, known.memory.held_bytes) = (products, held_bytes);
+        }
         let measurements = Measurements { quality, dequantized_quality, speed, energy, sample_text, ..known };
         Ok((measurements, cautions))
     }
@@ -147,6 +169,14 @@ impl Open {
         Ok(self.tokenizer.as_ref().expect("it was read above"))
     }
 
+    /// A model where trials run; the reference is there already.
+    fn put(&self, model: &Arc<Llama>) -> Result<Placed, Failure> {
+        if Arc::ptr_eq(model, self.reference.host()) {
+            return Ok(self.reference.clone());
+        }
+        self.place.put(model).map_err(failure)
+    }
+
     fn bos(&self) -> Option<u32> {
         let ModelFamily::Llama(config) = &self.store.checkpoint().graph().family;
         config.bos_token
@@ -155,7 +185,7 @@ impl Open {
     fn sample(
         &mut self,
         workload: &SampleWorkload,
-        model: &Llama,
+        model: &Placed,
         seed: u64,
         sink: &TrialSink<'_>,
     ) -> Result<String, Failure> {
@@ -169,7 +199,7 @@ impl Open {
         }
         let sampling = Sampling { temperature: workload.temperature, seed };
         let progress = |done| sink.progress(Phase::Sample, done, workload.tokens);
-        let text = generate(model, &prompt, workload.tokens as usize, sampling, &progress).map_err(failure)?;
+        let text = model.generate(&prompt, workload.tokens as usize, sampling, &progress).map_err(failure)?;
         sink.check()?;
         let whole: Vec<u32> = prompt.iter().chain(&text).copied().collect();
         tokenizer.decode(&whole, true).map_err(refused)
@@ -263,6 +293,8 @@ fn failure(error: RuntimeError) -> Failure {
         RuntimeError::Compress { .. } | RuntimeError::Device { .. } | RuntimeError::NoText => FailureKind::Recipe,
         RuntimeError::NonFinite { .. } => FailureKind::NonFinite,
         RuntimeError::Cancelled => FailureKind::Cancelled,
+        #[cfg(feature = "cuda")]
+        RuntimeError::Cuda(error) => card_failure(error),
         RuntimeError::File(_) | RuntimeError::Nn(NnError::Context { .. } | NnError::Token { .. }) => FailureKind::Data,
         RuntimeError::Nn(NnError::Candle(error)) | RuntimeError::Candle(error) => {
             if error.to_string().contains("out of memory") { FailureKind::OutOfMemory } else { FailureKind::Panicked }
@@ -274,6 +306,25 @@ fn failure(error: RuntimeError) -> Failure {
         _ => "",
     };
     Failure::new(kind, format!("{error}{hint}"))
+}
+
+/// A card without memory and a refused request leave the worker as it is; anything else ends it.
+#[cfg(feature = "cuda")]
+fn card_failure(error: &crate::cuda::CudaError) -> FailureKind {
+    use crate::cuda::CudaError;
+    match error {
+        error if !error.leaves_card_usable() => FailureKind::Panicked,
+        CudaError::Memory { .. } => FailureKind::OutOfMemory,
+        CudaError::NoDriver
+        | CudaError::OldDriver { .. }
+        | CudaError::NoCard
+        | CudaError::OldCard { .. }
+        | CudaError::Fault(_)
+        | CudaError::Lost(_)
+        | CudaError::Refused(_) => FailureKind::Spawn,
+        CudaError::Unsupported(_) => FailureKind::Recipe,
+        CudaError::Tokens(_) => FailureKind::Data,
+    }
 }
 
 /// The class and words of a text that cannot be used.

@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use crate::eval::{self, ScoredWindow};
 use crate::measure::QualityAccumulator;
 use crate::nn::Llama;
+use crate::runtime::{Placed, RuntimeError};
 use crate::study::{Caution, Failure, FailureKind, MemoryEstimate, Phase, Quality, QualityWorkload, StudyEvent};
 use crate::worker::trial::{Open, TrialSink, data_failure, failure, reference};
 
@@ -34,7 +35,7 @@ impl Open {
     pub(super) fn score(
         &mut self,
         workload: &QualityWorkload,
-        variant: &Llama,
+        variant: &Placed,
         sink: &TrialSink<'_>,
         cautions: &mut Vec<Caution>,
     ) -> Result<Quality, Failure> {
@@ -47,19 +48,17 @@ impl Open {
         }
         let split = workload.data.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         let mut quality = QualityAccumulator::new(workload.protocol.id(workload.context), split);
+        let mut scorer = variant.scorer(&self.reference, workload.context).map_err(failure)?;
         for (index, (tokens, states)) in windows.tokens.iter().zip(states).enumerate() {
             if !sink.progress(Phase::Quality, index as u32, total) {
                 sink.check()?;
             }
-            let own;
-            let states = if let Some(states) = states {
-                states
+            let scored = if let Some(scorer) = &mut scorer {
+                eval::summarize(&scorer.score(tokens).map_err(failure)?)
             } else {
-                own = eval::reference_states(&reference, tokens).map_err(failure)?;
-                &own
+                score_here(&reference, variant.host(), states.as_ref(), tokens)
             };
-            let ScoredWindow { score, kl } =
-                eval::score_window(&reference, states, variant, tokens).map_err(failure)?;
+            let ScoredWindow { score, kl } = scored.map_err(failure)?;
             sink.sink.event(StudyEvent::QualityWindow { trial: sink.spec.id, index: index as u32, score });
             let refused = |error: crate::measure::QualityError| Failure::new(FailureKind::NonFinite, error.to_string());
             quality.push(score, &kl, kl.len() as u32).map_err(refused)?;
@@ -95,11 +94,31 @@ impl Open {
             if !sink.progress(Phase::Reference, index as u32, total) {
                 sink.check()?;
             }
-            let state =
-                if index < kept { Some(eval::reference_states(&reference, tokens).map_err(failure)?) } else { None };
+            let state = if index < kept && !self.reference.is_on_card() {
+                Some(eval::reference_states(&reference, tokens).map_err(failure)?)
+            } else {
+                None
+            };
             states.push(state);
         }
         self.texts.current = Some((key, windows, states));
         Ok(())
     }
+}
+
+/// Scores a window on the processor, with the reference's states where they were kept.
+fn score_here(
+    reference: &Llama,
+    variant: &Llama,
+    states: Option<&Tensor>,
+    tokens: &[u32],
+) -> Result<ScoredWindow, RuntimeError> {
+    let own;
+    let states = if let Some(states) = states {
+        states
+    } else {
+        own = eval::reference_states(reference, tokens)?;
+        &own
+    };
+    eval::score_window(reference, states, variant, tokens)
 }

@@ -1,15 +1,15 @@
 //! Speed of a variant beside the reference, interleaved so that drift cancels.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::measure::{Judgement, Sections, phase_speed};
-use crate::nn::Llama;
-use crate::runtime::{ModelStore, Repetition, Variant, repetition, token_trace};
+use crate::runtime::{Placed, Repetition, repetition, token_trace};
 use crate::study::{Arm, Disturbance, Failure, FailureKind, Phase, Speed, SpeedWorkload, StudyEvent};
 use crate::telemetry::DisturbanceProbe;
 use crate::worker::trial::energy::{Mark, Stretches};
-use crate::worker::trial::{TrialSink, failure, reference};
+use crate::worker::trial::{TrialSink, failure};
 
 /// How often a step within a repetition is told.
 const STEP_INTERVAL: Duration = Duration::from_millis(100);
@@ -28,21 +28,20 @@ pub(super) struct Timed {
 /// Times both arms, and reads the energy of the variant's repetitions between its timed sections. The reference's own trial
 /// has one arm and no ratio.
 pub(super) fn measure(
-    store: &ModelStore,
-    variant: &Variant,
+    reference: &Placed,
+    variant: &Placed,
     workload: &SpeedWorkload,
     seed: u64,
     sink: &TrialSink<'_>,
 ) -> Result<Timed, Failure> {
-    let reference = reference(store);
-    let is_reference = std::ptr::eq(&raw const *reference, &raw const *variant.model);
+    let is_reference = Arc::ptr_eq(reference.host(), variant.host());
     let (prompt, decode) = (workload.prompt as usize, workload.decode as usize);
     if prompt == 0 || decode == 0 || workload.repetitions < 2 {
         let message = "speed needs a prompt and a decode of at least 1 token and 2 repetitions";
         return Err(Failure::new(FailureKind::Data, message));
     }
-    let trace = token_trace(&reference, prompt + decode, seed);
-    let max_context = reference.config().max_context;
+    let trace = token_trace(reference.host(), prompt + decode, seed);
+    let max_context = reference.host().config().max_context;
     if prompt > max_context || decode > max_context {
         let message =
             format!("a prompt of {prompt} or a decode of {decode} tokens exceeds the context of {max_context}");
@@ -50,19 +49,19 @@ pub(super) fn measure(
     }
     let capacity = trace.len().min(max_context);
     // A variant may have other heads and another format of its cache.
-    let cache = |model: &Llama| model.new_cache(capacity).map_err(|error| failure(error.into()));
-    let (mut own_cache, mut reference_cache) = (cache(&variant.model)?, cache(&reference)?);
+    let mut own_text = variant.text(capacity).map_err(failure)?;
+    let mut reference_text = reference.text(capacity).map_err(failure)?;
     let mut sections = Sections::new(workload.repetitions, is_reference);
     let total = sections.len() as u32;
     let mut run = |arm, done| {
         sink.progress(Phase::Prefill, done, total);
         sink.check()?;
-        let (model, cache) = match arm {
-            Arm::Variant => (&variant.model, &mut own_cache),
-            Arm::Reference => (&reference, &mut reference_cache),
+        let text = match arm {
+            Arm::Variant => &mut *own_text,
+            Arm::Reference => &mut *reference_text,
         };
         let steps = Steps { sink, done, total, told: Cell::new(None), marks: Cell::new([sink.energy_now(); 3]) };
-        let times = repetition(model, &trace, prompt, cache, &|step| steps.tell(step, decode)).map_err(failure)?;
+        let times = repetition(text, &trace, prompt, &|step| steps.tell(step, decode)).map_err(failure)?;
         Ok((times, steps.marks.get()))
     };
     // Warm-up: pages, caches and thread pools of both arms.

@@ -93,7 +93,7 @@ impl Shown<'_> {
 
     /// Why the recipe would refuse `settings` for the selected layers, if it would.
     fn refusal(&self, settings: LayerSettings) -> Option<String> {
-        let legality = Legality::new(self.graph, self.cx.device, &self.cx.draft.blocks);
+        let legality = Legality::new(self.graph, &self.cx.draft.blocks);
         legality.check(&self.with(settings), self.selected).err().map(|issue| issue.to_string())
     }
 

@@ -33,7 +33,7 @@ pub(super) struct Choices<'a> {
 impl<'a> Choices<'a> {
     /// The choices for these layers of the recipe being edited.
     pub(super) fn new(cx: &'a ViewContext<'_>, graph: &'a ModelGraph, layers: &'a [usize]) -> Self {
-        let legality = Legality::new(graph, cx.device, &cx.draft.blocks);
+        let legality = Legality::new(graph, &cx.draft.blocks);
         Self { legality, settings: &cx.draft.settings, layers }
     }
 

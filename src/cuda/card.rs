@@ -1,0 +1,115 @@
+//! What models ask of a card: memory, kernels by name, and steps recorded once. The driver has one form of it, the tests
+//! another that runs the kernels on the processor.
+
+use std::fmt::Debug;
+use std::rc::Rc;
+
+use crate::cuda::CudaError;
+
+/// One launch of a kernel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Launch<'a> {
+    pub(super) kernel: &'a str,
+    pub(super) grid: [usize; 3],
+    pub(super) threads: u32,
+    /// Every parameter is eight bytes wide: an address, a `long`, or the bits of a `double`.
+    pub(super) args: &'a [u64],
+}
+
+/// A recorded step, in its card's list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Recorded(pub(super) usize);
+
+/// A card. Work goes on in the order of the calls; only [`Card::download`] and [`Card::wait`] wait for it.
+pub(super) trait Card: Debug {
+    /// Zeroed memory at a multiple of 256 bytes.
+    fn allocate(&self, bytes: usize) -> Result<u64, CudaError>;
+
+    /// Gives back what [`Self::allocate`] returned for `bytes`.
+    fn free(&self, address: u64, bytes: usize);
+
+    /// Copies to the card.
+    fn upload(&self, address: u64, bytes: &[u8]) -> Result<(), CudaError>;
+
+    /// Copies from the card, after everything that was asked before.
+    fn download(&self, address: u64, bytes: &mut [u8]) -> Result<(), CudaError>;
+
+    /// Starts a kernel.
+    ///
+    /// The addresses and lengths in its arguments must be those of memory that lives until the work is done.
+    fn launch(&self, launch: Launch<'_>) -> Result<(), CudaError>;
+
+    /// Records the launches that `steps` makes, without running them; it may be called more than once.
+    fn record(&self, steps: &mut dyn FnMut() -> Result<(), CudaError>) -> Result<Recorded, CudaError>;
+
+    /// Runs what was recorded.
+    fn replay(&self, recorded: Recorded) -> Result<(), CudaError>;
+
+    /// Waits for everything that was asked.
+    fn wait(&self) -> Result<(), CudaError>;
+
+    /// Bytes allocated now, and at most so far.
+    fn allocated_bytes(&self) -> (u64, u64);
+}
+
+/// Memory of a card, given back with it.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    card: Rc<dyn Card>,
+    address: u64,
+    bytes: usize,
+}
+
+impl Buffer {
+    /// Zeroed memory.
+    pub(super) fn zeroed(card: &Rc<dyn Card>, bytes: usize) -> Result<Self, CudaError> {
+        // No address is that of nothing: absent buffers are told by 0.
+        let bytes = bytes.max(16);
+        Ok(Self { address: card.allocate(bytes)?, card: Rc::clone(card), bytes })
+    }
+
+    /// Memory with these values.
+    pub(super) fn of<T: bytemuck::NoUninit>(card: &Rc<dyn Card>, values: &[T]) -> Result<Self, CudaError> {
+        let buffer = Self::zeroed(card, size_of_val(values))?;
+        buffer.write(values)?;
+        Ok(buffer)
+    }
+
+    /// Room for so many single-precision numbers.
+    pub(super) fn floats(card: &Rc<dyn Card>, len: usize) -> Result<Self, CudaError> {
+        Self::zeroed(card, len * 4)
+    }
+
+    /// Where it begins.
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// The address of the single-precision number at `index`.
+    pub(super) fn float(&self, index: usize) -> u64 {
+        assert!((index + 1) * 4 <= self.bytes, "a number of the buffer");
+        self.address + index as u64 * 4
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Copies values to its beginning.
+    pub(super) fn write<T: bytemuck::NoUninit>(&self, values: &[T]) -> Result<(), CudaError> {
+        assert!(size_of_val(values) <= self.bytes, "values that fit");
+        self.card.upload(self.address, bytemuck::cast_slice(values))
+    }
+
+    /// Copies values from its beginning, after everything that was asked before.
+    pub(super) fn read<T: bytemuck::Pod>(&self, values: &mut [T]) -> Result<(), CudaError> {
+        assert!(size_of_val(values) <= self.bytes, "values that are there");
+        self.card.download(self.address, bytemuck::cast_slice_mut(values))
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.card.free(self.address, self.bytes);
+    }
+}

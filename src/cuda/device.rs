@@ -1,0 +1,43 @@
+//! An open card and the models on it.
+
+use std::rc::Rc;
+
+use crate::cuda::card::Card;
+use crate::cuda::driver_card::DriverCard;
+use crate::cuda::linear::Uploaded;
+use crate::cuda::{CudaError, Model};
+use crate::nn::Llama;
+
+/// An open card. Stays on the thread that opened it.
+#[derive(Debug)]
+pub struct Device {
+    card: Rc<dyn Card>,
+    uploaded: Uploaded,
+}
+
+impl Device {
+    /// Opens the card at this place of the driver's list.
+    ///
+    /// # Errors
+    /// When there is no such card, or our kernels have no code for it.
+    pub fn open(ordinal: u16) -> Result<Self, CudaError> {
+        Ok(Self::on(Rc::new(DriverCard::open(ordinal)?)))
+    }
+
+    pub(super) fn on(card: Rc<dyn Card>) -> Self {
+        Self { card, uploaded: Uploaded::default() }
+    }
+
+    /// Copies a model to the card, but for the matrices that it shares with models that are there.
+    ///
+    /// # Errors
+    /// When a part has no kernel, or the card has no memory left.
+    pub fn model(&self, host: &Llama) -> Result<Rc<Model>, CudaError> {
+        Model::new(&self.card, &self.uploaded, host).map(Rc::new)
+    }
+
+    /// Bytes that our buffers hold now, and held at most: without the driver's own.
+    pub fn allocated_bytes(&self) -> (u64, u64) {
+        self.card.allocated_bytes()
+    }
+}

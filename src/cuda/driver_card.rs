@@ -1,0 +1,166 @@
+//! A card through the driver: one context, one stream, our kernels.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ffi::{CString, c_void};
+
+use cudarc::driver::result;
+use cudarc::driver::sys::{
+    CUcontext, CUdevice, CUfunction, CUgraphExec, CUgraphInstantiate_flags, CUmodule, CUstream, CUstreamCaptureMode,
+};
+
+use crate::cuda::CudaError;
+use crate::cuda::card::{Card, Launch, Recorded};
+use crate::cuda::driver;
+
+/// The kernels for every card that has code, compiled by the build script.
+static KERNELS: Aligned<[u8; include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")).len()]> =
+    Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")));
+
+/// The driver reads words from the image.
+#[repr(C, align(64))]
+struct Aligned<T>(T);
+
+/// An open card. Stays on the thread that opened it.
+#[derive(Debug)]
+pub(super) struct DriverCard {
+    device: CUdevice,
+    context: CUcontext,
+    module: CUmodule,
+    stream: CUstream,
+    functions: RefCell<BTreeMap<String, CUfunction>>,
+    graphs: RefCell<Vec<CUgraphExec>>,
+    /// Launches only look their kernels up: the driver may load code then, which it must not while it records.
+    is_rehearsing: Cell<bool>,
+    allocated: Cell<(u64, u64)>,
+}
+
+impl DriverCard {
+    /// Opens the card at this place of the driver's list.
+    pub(super) fn open(ordinal: u16) -> Result<Self, CudaError> {
+        driver::start()?;
+        let device = result::device::get(i32::from(ordinal))?;
+        driver::check(device)?;
+        // SAFETY: the device was named by the driver; the context is released with the card.
+        let context = unsafe { result::primary_ctx::retain(device) }?;
+        // SAFETY: the context lives as long as the card.
+        unsafe { result::ctx::set_current(context) }?;
+        // SAFETY: the image is a whole file of nvcc's, aligned, and static.
+        let module = unsafe { result::module::load_data((&raw const KERNELS).cast::<c_void>()) }?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+        let (functions, graphs, is_rehearsing, allocated) = Default::default();
+        Ok(Self { device, context, module, stream, functions, graphs, is_rehearsing, allocated })
+    }
+
+    fn function(&self, name: &str) -> Result<CUfunction, CudaError> {
+        if let Some(function) = self.functions.borrow().get(name) {
+            return Ok(*function);
+        }
+        let text = CString::new(name).expect("names of kernels have no zeros");
+        // SAFETY: the module lives as long as the card.
+        let function = unsafe { result::module::get_function(self.module, text) }?;
+        self.functions.borrow_mut().insert(name.to_owned(), function);
+        Ok(function)
+    }
+}
+
+impl Card for DriverCard {
+    fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
+        // SAFETY: plain memory; it is set before anyone reads it.
+        let address = unsafe { result::malloc_sync(bytes) }.map_err(|error| CudaError::of(error.0, bytes as u64))?;
+        // SAFETY: the memory was just allocated with this length.
+        unsafe { result::memset_d8_async(address, 0, bytes, self.stream) }?;
+        let (now, most) = self.allocated.get();
+        let now = now + bytes as u64;
+        self.allocated.set((now, most.max(now)));
+        Ok(address)
+    }
+
+    fn free(&self, address: u64, bytes: usize) {
+        let (now, most) = self.allocated.get();
+        self.allocated.set((now - bytes as u64, most));
+        // SAFETY: the address came from `allocate` and is given back once; the driver waits for work that uses it.
+        if let Err(error) = unsafe { result::free_sync(address) } {
+            log::debug!("memory of a card is not given back: {}", CudaError::from(error));
+        }
+    }
+
+    fn upload(&self, address: u64, bytes: &[u8]) -> Result<(), CudaError> {
+        // SAFETY: the caller's buffer has room. The host's memory is pageable: the call returns when it was copied away.
+        Ok(unsafe { result::memcpy_htod_async(address, bytes, self.stream) }?)
+    }
+
+    fn download(&self, address: u64, bytes: &mut [u8]) -> Result<(), CudaError> {
+        // SAFETY: the caller's buffer holds as many bytes, and is waited for before the slice is returned.
+        unsafe { result::memcpy_dtoh_async(bytes, address, self.stream) }?;
+        self.wait()
+    }
+
+    fn launch(&self, launch: Launch<'_>) -> Result<(), CudaError> {
+        let function = self.function(launch.kernel)?;
+        if self.is_rehearsing.get() {
+            return Ok(());
+        }
+        let mut args: Vec<*mut c_void> =
+            launch.args.iter().map(|arg| std::ptr::from_ref(arg).cast_mut().cast::<c_void>()).collect();
+        let [x, y, z] = launch.grid.map(|size| u32::try_from(size).unwrap_or(u32::MAX));
+        // SAFETY: the kernel reads as many parameters of eight bytes as it has; callers pass addresses of buffers that
+        // they keep and lengths that fit them, as each kernel's contract says. Parameters are copied by the call.
+        let launched =
+            unsafe { result::launch_kernel(function, (x, y, z), (launch.threads, 1, 1), 0, self.stream, &mut args) };
+        Ok(launched?)
+    }
+
+    fn record(&self, steps: &mut dyn FnMut() -> Result<(), CudaError>) -> Result<Recorded, CudaError> {
+        self.is_rehearsing.set(true);
+        let rehearsed = steps();
+        self.is_rehearsing.set(false);
+        rehearsed?;
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as the card.
+        unsafe { result::stream::begin_capture(self.stream, mode) }?;
+        let made = steps();
+        // SAFETY: as above; a capture is ended whatever became of its steps.
+        let graph = unsafe { result::stream::end_capture(self.stream) };
+        made?;
+        let graph = graph?;
+        // SAFETY: the graph was just made.
+        let exec = unsafe { result::graph::instantiate(graph, CUgraphInstantiate_flags(0)) };
+        // SAFETY: what was instantiated does not need it any more.
+        unsafe { result::graph::destroy(graph) }?;
+        let mut graphs = self.graphs.borrow_mut();
+        graphs.push(exec?);
+        Ok(Recorded(graphs.len() - 1))
+    }
+
+    fn replay(&self, recorded: Recorded) -> Result<(), CudaError> {
+        // SAFETY: graphs live as long as the card, and the buffers in them as long as the model that recorded them.
+        Ok(unsafe { result::graph::launch(self.graphs.borrow()[recorded.0], self.stream) }?)
+    }
+
+    fn wait(&self) -> Result<(), CudaError> {
+        // SAFETY: the stream lives as long as the card.
+        Ok(unsafe { result::stream::synchronize(self.stream) }?)
+    }
+
+    fn allocated_bytes(&self) -> (u64, u64) {
+        self.allocated.get()
+    }
+}
+
+impl Drop for DriverCard {
+    fn drop(&mut self) {
+        for graph in self.graphs.take() {
+            // SAFETY: nothing replays it any more.
+            unsafe { result::graph::exec_destroy(graph) }.unwrap_or_default();
+        }
+        // What fails here fails because the context is gone already.
+        // SAFETY: no buffer is left: each holds a reference to the card.
+        unsafe { result::stream::destroy(self.stream) }.unwrap_or_default();
+        // SAFETY: as above.
+        unsafe { result::module::unload(self.module) }.unwrap_or_default();
+        log::debug!("context {:?} is released", self.context);
+        // SAFETY: retained once by `open`.
+        unsafe { result::primary_ctx::release(self.device) }.unwrap_or_default();
+    }
+}

@@ -1,0 +1,35 @@
+//! NVIDIA cards: their driver, our kernels for them, and models that run there. Built with the feature `cuda` only.
+//!
+//! May import `kernels`, `compress`, `nn`, `recipe`, `model` and `device`; the driver is reached through cudarc, which
+//! loads it when it is first called. `device/` holds the kernels in CUDA's dialect of C++ and what compiles the same
+//! files for the processor, where tests run them.
+//!
+//! **Invariants.** Nothing of CUDA is needed to link or to start. No function of the driver is called before it was found
+//! to be there. A kernel and its launch are two halves of one contract: each launch has one place, which checks lengths.
+
+#![expect(unsafe_code, reason = "the driver is a C library, and what it is given are addresses on a card")]
+
+mod card;
+mod device;
+mod driver;
+mod driver_card;
+#[cfg(test)]
+mod emulated_card;
+mod error;
+#[cfg(test)]
+mod kernel_tests;
+mod layout;
+mod linear;
+mod matrix;
+mod model;
+#[cfg(test)]
+mod model_tests;
+mod score;
+mod text;
+
+pub use device::Device;
+pub use driver::devices;
+pub use error::CudaError;
+pub use model::Model;
+pub use score::score;
+pub use text::Text;

@@ -1,0 +1,182 @@
+//! A Llama on a card: its weights and norms, uploaded from the host's.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::cuda::CudaError;
+use crate::cuda::card::{Buffer, Card};
+use crate::cuda::linear::{Linear, Uploaded, vector};
+use crate::model::{HiddenAct, LlamaConfig, RopeOrder};
+use crate::nn;
+use crate::recipe::KvFormat;
+
+/// The widest head that the kernels of attention have room for.
+const MAX_HEAD: usize = 256;
+
+/// A Llama on a card.
+#[derive(Debug)]
+pub struct Model {
+    pub(super) card: Rc<dyn Card>,
+    pub(super) config: LlamaConfig,
+    pub(super) embedding: Linear,
+    pub(super) head: Option<Linear>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) final_norm: Buffer,
+    pub(super) rotary: Arc<nn::Rotary>,
+    pub(super) settings: Settings,
+}
+
+/// What kernels are told of a model.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings {
+    /// In names of kernels.
+    pub(super) cache: &'static str,
+    /// Bytes of a number in the cache.
+    pub(super) cache_width: usize,
+    pub(super) window: u64,
+    pub(super) sinks: u64,
+    /// The kind of the gate's kernel.
+    pub(super) act: u64,
+    pub(super) is_interleaved: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) attention: Option<Attention>,
+    pub(super) mlp: Option<Mlp>,
+}
+
+#[derive(Debug)]
+pub(super) struct Attention {
+    pub(super) norm: Buffer,
+    pub(super) q: Linear,
+    pub(super) k: Linear,
+    pub(super) v: Linear,
+    pub(super) o: Linear,
+    pub(super) n_heads: usize,
+    pub(super) n_kv_heads: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Mlp {
+    pub(super) norm: Buffer,
+    pub(super) gate: Linear,
+    pub(super) up: Linear,
+    pub(super) down: Linear,
+}
+
+impl Model {
+    /// Copies what is not there yet.
+    pub(super) fn new(card: &Rc<dyn Card>, uploaded: &Uploaded, host: &nn::Llama) -> Result<Self, CudaError> {
+        let parts = host.parts();
+        let settings = Settings::new(host)?;
+        let layer = |layer: &nn::Linear| Linear::new(card, uploaded, layer);
+        let mut blocks = Vec::with_capacity(parts.blocks.len());
+        for block in &parts.blocks {
+            let attention = block.attention.as_ref().map(|part| {
+                Ok::<_, CudaError>(Attention {
+                    norm: vector(card, &part.norm)?,
+                    q: layer(&part.q)?,
+                    k: layer(&part.k)?,
+                    v: layer(&part.v)?,
+                    o: layer(&part.o)?,
+                    n_heads: part.n_heads,
+                    n_kv_heads: part.n_kv_heads,
+                })
+            });
+            let mlp = block.mlp.as_ref().map(|part| {
+                Ok::<_, CudaError>(Mlp {
+                    norm: vector(card, &part.norm)?,
+                    gate: layer(&part.gate)?,
+                    up: layer(&part.up)?,
+                    down: layer(&part.down)?,
+                })
+            });
+            blocks.push(Block { attention: attention.transpose()?, mlp: mlp.transpose()? });
+        }
+        Ok(Self {
+            card: Rc::clone(card),
+            config: parts.config.clone(),
+            embedding: Linear::embedding(card, uploaded, &parts.embedding)?,
+            head: parts.head.as_ref().map(|head| layer(head)).transpose()?,
+            blocks,
+            final_norm: vector(card, &parts.final_norm)?,
+            rotary: Arc::clone(&parts.rotary),
+            settings,
+        })
+    }
+
+    /// Configuration.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    pub(super) fn head(&self) -> &Linear {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &Linear> {
+        let blocks = self.blocks.iter().flat_map(|block| {
+            let attention = block.attention.iter().flat_map(|part| [&part.q, &part.k, &part.v, &part.o]);
+            attention.chain(block.mlp.iter().flat_map(|part| [&part.gate, &part.up, &part.down]))
+        });
+        std::iter::once(&self.embedding).chain(blocks).chain(&self.head)
+    }
+
+    /// Which products run, each with its number of layers; a tied head runs the embedding's.
+    pub fn products(&self) -> BTreeMap<String, u32> {
+        let mut products = BTreeMap::new();
+        for layer in self.layers() {
+            *products.entry(layer.label()).or_insert(0) += 1;
+        }
+        products
+    }
+
+    /// Bytes of the linear layers on the card, each matrix once.
+    pub fn held_bytes(&self) -> u64 {
+        let mut seen = std::collections::BTreeSet::new();
+        let matrices = self.layers().flat_map(Linear::matrices);
+        matrices.filter(|matrix| seen.insert(Rc::as_ptr(matrix).addr())).map(|matrix| matrix.held_bytes()).sum()
+    }
+
+    /// The widest input of a layer, and the highest rank.
+    pub(super) fn widths(&self) -> (usize, usize) {
+        let widest = self.layers().chain([self.head()]).map(|layer| layer.shape()[1]).max().unwrap_or(0);
+        (widest, self.layers().map(Linear::rank).max().unwrap_or(0))
+    }
+}
+
+impl Settings {
+    fn new(host: &nn::Llama) -> Result<Self, CudaError> {
+        let parts = host.parts();
+        if parts.config.head_dim > MAX_HEAD {
+            let text = format!("heads of {} have no kernel on a card; {MAX_HEAD} is the most", parts.config.head_dim);
+            return Err(CudaError::Unsupported(text));
+        }
+        let (cache, cache_width) = match (parts.kv_cache.keys, parts.kv_cache.values) {
+            (KvFormat::F32, KvFormat::F32) => ("f32", 4),
+            (KvFormat::F16, KvFormat::F16) => ("f16", 2),
+            (keys, values) => {
+                let text = format!(
+                    "a cache of {} keys and {} values has no kernel on a card; take f32 or f16 for both",
+                    keys.name(),
+                    values.name()
+                );
+                return Err(CudaError::Unsupported(text));
+            }
+        };
+        Ok(Self {
+            cache,
+            cache_width,
+            window: parts.attention.window.unwrap_or(0) as u64,
+            sinks: parts.attention.sinks as u64,
+            act: match parts.config.hidden_act {
+                HiddenAct::Silu => 0,
+                HiddenAct::GeluTanh => 1,
+                HiddenAct::Gelu => 2,
+            },
+            is_interleaved: parts.config.rope_order == RopeOrder::Interleaved,
+        })
+    }
+}

@@ -1,0 +1,59 @@
+//! In the place of `card.rs` where nothing opens cards: there is none, and never a model on it.
+
+use std::collections::BTreeMap;
+
+use crate::device::DeviceSpec;
+use crate::nn::Llama;
+use crate::runtime::place::{Scorer, Steps};
+use crate::runtime::{RuntimeError, Sampling};
+
+/// No card.
+#[derive(Debug)]
+pub(super) enum Card {}
+
+/// No model on a card.
+#[derive(Debug, Clone)]
+pub(super) enum CardModel {}
+
+impl Card {
+    pub(super) fn open(ordinal: u16) -> Result<Self, RuntimeError> {
+        let reason = "this program runs trials on the processor only; trimtab-worker-cuda runs them on cards";
+        Err(RuntimeError::Device { device: DeviceSpec::Cuda { ordinal }.label(), reason })
+    }
+
+    pub(super) fn model(&self, _host: &Llama) -> Result<CardModel, RuntimeError> {
+        match *self {}
+    }
+
+    pub(super) fn peak_bytes(&self) -> u64 {
+        match *self {}
+    }
+}
+
+impl CardModel {
+    pub(super) fn products(&self) -> BTreeMap<String, u32> {
+        match *self {}
+    }
+
+    pub(super) fn held_bytes(&self) -> u64 {
+        match *self {}
+    }
+
+    pub(super) fn text(&self, _capacity: usize) -> Result<Box<dyn Steps>, RuntimeError> {
+        match *self {}
+    }
+
+    pub(super) fn generate(
+        &self,
+        _prompt: &[u32],
+        _n_tokens: usize,
+        _sampling: Sampling,
+        _keep_going: &dyn Fn(u32) -> bool,
+    ) -> Result<Vec<u32>, RuntimeError> {
+        match *self {}
+    }
+
+    pub(super) fn scorer(&self, _reference: &Self, _context: usize) -> Result<Box<dyn Scorer>, RuntimeError> {
+        match *self {}
+    }
+}

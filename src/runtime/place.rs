@@ -1,0 +1,157 @@
+//! Where the models of a worker run: on the processor, which makes them, or on a card beside it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::device::DeviceSpec;
+use crate::kernels::Divergence;
+use crate::nn::{KvCache, Llama};
+use crate::runtime::card::{Card, CardModel};
+use crate::runtime::{RuntimeError, Sampling, generate};
+
+/// The device of a worker.
+#[derive(Debug)]
+pub struct Place {
+    card: Option<Card>,
+}
+
+/// A model where its trials run. The processor's form is always there: variants are made from it.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    host: Arc<Llama>,
+    card: Option<CardModel>,
+}
+
+/// A text that grows: a prompt, then token by token.
+pub trait Steps {
+    /// Tokens that fit.
+    fn capacity(&self) -> usize;
+
+    /// Forgets every token after the first `len`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn truncate(&mut self, len: usize) -> Result<(), RuntimeError>;
+
+    /// Puts tokens behind the others, and returns when the logits behind the last one are there.
+    ///
+    /// # Errors
+    /// When they do not fit, or the device fails.
+    fn run(&mut self, tokens: &[u32]) -> Result<(), RuntimeError>;
+}
+
+/// Scores windows on a device of its own, whose logits stay there.
+pub trait Scorer {
+    /// The comparison at every token of a window but its first.
+    ///
+    /// # Errors
+    /// When the window does not fit, or the device fails.
+    fn score(&mut self, tokens: &[u32]) -> Result<Vec<Divergence>, RuntimeError>;
+}
+
+impl Place {
+    /// Opens the card that `spec` names; the processor needs no opening.
+    ///
+    /// # Errors
+    /// When there is no such card, or nothing in this build that opens it.
+    pub fn open(spec: DeviceSpec) -> Result<Self, RuntimeError> {
+        let card = match spec {
+            DeviceSpec::Cpu { .. } => None,
+            DeviceSpec::Cuda { ordinal } => Some(Card::open(ordinal)?),
+        };
+        Ok(Self { card })
+    }
+
+    /// Puts a model where its trials run.
+    ///
+    /// # Errors
+    /// When a part of it has no kernel on the card, or the card has no memory left.
+    pub fn put(&self, host: &Arc<Llama>) -> Result<Placed, RuntimeError> {
+        let card = self.card.as_ref().map(|card| card.model(host)).transpose()?;
+        Ok(Placed { host: Arc::clone(host), card })
+    }
+
+    /// The most bytes that models and texts took on the card; `None` on the processor, whose memory the system counts.
+    pub fn peak_bytes(&self) -> Option<u64> {
+        self.card.as_ref().map(Card::peak_bytes)
+    }
+}
+
+impl Placed {
+    /// The processor's form.
+    pub fn host(&self) -> &Arc<Llama> {
+        &self.host
+    }
+
+    /// Whether it runs on a card.
+    pub fn is_on_card(&self) -> bool {
+        self.card.is_some()
+    }
+
+    /// Which products run on the card, each with its number of layers, and the bytes of the layers there.
+    pub fn on_card(&self) -> Option<(BTreeMap<String, u32>, u64)> {
+        self.card.as_ref().map(|card| (card.products(), card.held_bytes()))
+    }
+
+    /// An empty text with room for `capacity` tokens.
+    ///
+    /// # Errors
+    /// When the context is exceeded, or the device has no memory left.
+    pub fn text(&self, capacity: usize) -> Result<Box<dyn Steps + '_>, RuntimeError> {
+        if let Some(card) = &self.card {
+            return card.text(capacity);
+        }
+        let cache = self.host.new_cache(capacity)?;
+        Ok(Box::new(HostText { model: &self.host, cache, logits: Vec::with_capacity(self.host.config().vocab_size) }))
+    }
+
+    /// Continues `prompt`, as [`generate`] does.
+    ///
+    /// # Errors
+    /// As [`generate`].
+    pub fn generate(
+        &self,
+        prompt: &[u32],
+        n_tokens: usize,
+        sampling: Sampling,
+        keep_going: &dyn Fn(u32) -> bool,
+    ) -> Result<Vec<u32>, RuntimeError> {
+        if let Some(card) = &self.card {
+            return card.generate(prompt, n_tokens, sampling, keep_going);
+        }
+        generate(&self.host, prompt, n_tokens, sampling, keep_going)
+    }
+
+    /// What scores windows of at most `context` tokens of this variant against `reference`, where both are on a card.
+    ///
+    /// # Errors
+    /// When the card has no memory left.
+    pub fn scorer(&self, reference: &Self, context: usize) -> Result<Option<Box<dyn Scorer>>, RuntimeError> {
+        if let (Some(reference), Some(variant)) = (&reference.card, &self.card) {
+            return Ok(Some(variant.scorer(reference, context)?));
+        }
+        Ok(None)
+    }
+}
+
+/// A text on the processor.
+struct HostText<'a> {
+    model: &'a Llama,
+    cache: KvCache,
+    logits: Vec<f32>,
+}
+
+impl Steps for HostText<'_> {
+    fn capacity(&self) -> usize {
+        self.cache.capacity()
+    }
+
+    fn truncate(&mut self, len: usize) -> Result<(), RuntimeError> {
+        self.cache.truncate(len);
+        Ok(())
+    }
+
+    fn run(&mut self, tokens: &[u32]) -> Result<(), RuntimeError> {
+        Ok(self.model.next_logits(tokens, &mut self.cache, &mut self.logits)?)
+    }
+}
