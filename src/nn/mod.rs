@@ -14,9 +14,11 @@ mod linear;
 mod llama;
 mod matrix;
 mod pass;
+mod probe;
 mod rotary;
 #[cfg(test)]
 pub(crate) mod toy;
+mod work;
 
 pub use attention::Attending;
 pub use block::{Attention, Block, Mlp};
@@ -25,7 +27,9 @@ pub use gradient::{GateGradients, gate_gradients};
 pub use linear::{Linear, LinearParts, SharedFactors};
 pub use llama::{Llama, LlamaParts, Observer};
 pub use matrix::with_values;
+pub use probe::{Mark, Probe};
 pub use rotary::Rotary;
+pub use work::Work;
 
 /// A forward pass that failed.
 #[derive(Debug, thiserror::Error)]

@@ -11,6 +11,7 @@ pub mod journal;
 mod live;
 mod measurement;
 mod pareto;
+mod profile;
 mod spec;
 mod strategy;
 #[expect(clippy::module_inception, reason = "the folder is named after its main type")]
@@ -24,6 +25,9 @@ pub use measurement::{
     Caution, Conditions, Estimate, Measurements, Memory, PhaseSpeed, Quality, Ratio, Speed, WindowScore,
 };
 pub use pareto::{Objective, pareto_front};
+pub use profile::{
+    Ceilings, MemoryLevel, OperationProfile, PassKind, PassProfile, ProfileReport, ProfileWorkload, ReadCeiling,
+};
 pub use spec::{
     Axis, Budget, Limits, Protocol, QualityWorkload, SampleWorkload, SpeedWorkload, StrategySpec, StudySpec, Workload,
 };

@@ -5,12 +5,14 @@
 //! **Invariants.** What cannot be read is absent, not zero. NVML and the sensors are read on the telemetry thread or by
 //! [`ConditionsProbe`], never inside a timed section and never in a frame.
 
+mod caches;
 mod conditions;
 mod gpu;
 mod host;
 pub mod memory;
 mod sampler;
 
+pub use caches::{Cache, caches};
 pub use conditions::ConditionsProbe;
 pub use sampler::Telemetry;
 

@@ -2,6 +2,7 @@
 
 mod examples;
 mod making;
+mod profile;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -97,6 +98,9 @@ fn mistakes_end_with_two_and_words_on_standard_error() {
         (&["eval", MODEL, "--data", DATA, "--recipe", "newer.toml"], "format_version 9 is newer"),
         (&["bench", MODEL, "--recipe", "q4k.toml"], "multiple of 256"),
         (&["bench", MODEL, "--repetitions", "1"], "--repetitions"),
+        (&["profile", MODEL, "--context", "256"], "one more token"),
+        (&["profile", MODEL, "--prompt", "257"], "prompt 257"),
+        (&["profile", MODEL, "--replace"], "--trace"),
         (&["eval", MODEL, "--data", DATA, "--context", "257"], "context is 256"),
         (&["bench", MODEL, "--prompt", "300", "--decode", "400"], "2 problems"),
         (&["sweep", "empty.toml", "--out", "empty.study"], "budget.trials 0"),

@@ -21,7 +21,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("nn", &["compress", "kernels", "model", "recipe"]),
     ("runtime", &["cache", "checkpoint", "compress", "kernels", "model", "nn", "recipe"]),
     ("eval", &["checkpoint", "kernels", "model", "nn", "runtime", "study"]),
-    ("measure", &["study"]),
+    ("measure", &["model", "study"]),
     ("worker", &["model", "recipe", "study", "telemetry"]),
     (
         "worker/trial",
@@ -30,6 +30,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "checkpoint",
             "compress",
             "eval",
+            "kernels",
             "measure",
             "model",
             "nn",

@@ -12,6 +12,7 @@
 
 mod format;
 mod pack;
+mod peak;
 mod product;
 mod simd;
 #[cfg(test)]
@@ -23,6 +24,8 @@ mod x86;
 use half::{bf16, f16};
 
 use self::format::{Bytes, Fp8, Grid, Half, Nibbles, Pair, PanelScales, PanelZeros, SQUARE, Wide};
+pub(super) use self::peak::{ONES, flops_a_turn, multiply_adds, read};
+pub(super) use self::simd::Line;
 use self::simd::{LANES, Portable, Simd};
 use crate::kernels::isa::Isa;
 

@@ -10,7 +10,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod peak;
 mod portable;
+
+pub(super) use self::peak::dot_products;
 
 use std::ops::Range;
 

@@ -4,6 +4,7 @@
 //! trial recompresses only layers whose settings changed.
 
 mod calibration;
+mod profile;
 mod quality;
 mod speed;
 mod variant;
@@ -19,7 +20,8 @@ use crate::nn::{Llama, NnError};
 use crate::recipe::{Plan, Recipe};
 use crate::runtime::{ModelStore, RuntimeError, Sampling, generate};
 use crate::study::{
-    Caution, Conditions, Failure, FailureKind, Measurements, Phase, SampleWorkload, StudyEvent, TrialSpec,
+    Caution, Ceilings, Conditions, Failure, FailureKind, Measurements, Phase, ProfileReport, ProfileWorkload,
+    SampleWorkload, StudyEvent, TrialSpec,
 };
 use crate::telemetry::{ConditionsProbe, memory};
 use crate::worker::serve::{Executor, Sink};
@@ -39,6 +41,8 @@ struct Open {
     tokenizer: Option<tokenizers::Tokenizer>,
     texts: quality::ReferenceTexts,
     calibrations: calibration::CalibrationTexts,
+    /// Measured once a worker.
+    ceilings: Option<Ceilings>,
 }
 
 impl TrialExecutor {
@@ -65,6 +69,7 @@ impl TrialExecutor {
                 tokenizer: None,
                 texts: quality::ReferenceTexts::default(),
                 calibrations: calibration::CalibrationTexts::default(),
+                ceilings: None,
             });
         }
         Ok(self.open.as_mut().expect("it was opened above"))
@@ -122,6 +127,18 @@ impl Executor for TrialExecutor {
         memory::reset_peak();
         let threads = self.threads;
         self.open(spec.device, &sink)?.make(spec, out, threads, &sink)
+    }
+
+    fn profile(
+        &mut self,
+        spec: &TrialSpec,
+        workload: ProfileWorkload,
+        sink: &Sink,
+    ) -> Result<(Measurements, Vec<Caution>, ProfileReport), Failure> {
+        let sink = TrialSink { spec, sink };
+        memory::reset_peak();
+        let threads = self.threads;
+        self.open(spec.device, &sink)?.profile(spec, workload, threads, &sink)
     }
 }
 
