@@ -82,7 +82,7 @@ fn mistakes_end_with_two_and_words_on_standard_error() {
     let ct = ["export", MODEL, "--calibration", CALIBRATION, "--recipe", "int3.toml", "--format"];
     let (ct, gguf) =
         ([&ct[..], &["compressed-tensors", "--out", "ct"]].concat(), [&ct[..], &["gguf", "--out", "x.gguf"]].concat());
-    let cases: [(&[&str], &str); 20] = [
+    let cases: [(&[&str], &str); 23] = [
         (&no_text, "calibration"),
         (&absent_text, "absent.jsonl"),
         (&empty_text, "the file is empty"),
