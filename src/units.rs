@@ -99,6 +99,14 @@ pub fn rate(per_second: f64) -> String {
     significant(per_second, 3)
 }
 
+/// A rate with a decimal prefix and three significant digits: `42.0 GB/s` of `B/s`.
+pub fn per_second(value: f64, unit: &str) -> String {
+    let prefixes = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
+    let prefix = prefixes.into_iter().find(|(factor, _)| value.abs() >= *factor);
+    let (factor, prefix) = prefix.unwrap_or((1.0, ""));
+    format!("{} {prefix}{unit}", significant(value / factor, 3))
+}
+
 /// A fraction (0 to 1) as per cent: `30 %`.
 pub fn percent(fraction: f64) -> String {
     format!("{} %", significant(fraction * 100.0, 3))
@@ -182,6 +190,9 @@ mod tests {
         assert_eq!(duration(95.0), "1:35");
         assert_eq!(duration(7390.0), "2:03:10");
         assert_eq!(duration(f64::NAN), "n/a");
+        assert_eq!(per_second(42e9, "B/s"), "42.0 GB/s");
+        assert_eq!(per_second(1_234_000.0, "B/s"), "1.23 MB/s");
+        assert_eq!(per_second(12.0, "FLOP/s"), "12.0 FLOP/s");
         assert_eq!(count(89_143), "89,143");
         assert_eq!(count(7), "7");
         assert_eq!(parameters(15_191_712), "15.2 M");

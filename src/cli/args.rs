@@ -43,6 +43,8 @@ pub(super) enum Verb {
     Eval(EvalArgs),
     /// Measure a variant's speed and memory beside the reference.
     Bench(BenchArgs),
+    /// Take a variant's forward passes apart: where the time goes, and what limits it.
+    Profile(ProfileArgs),
     /// Run a study: many variants, each measured, into a file that can be resumed.
     Sweep(SweepArgs),
     /// Show a study as a table or as JSON.
@@ -147,6 +149,41 @@ pub(super) struct BenchArgs {
     /// Also list every compressed layer with its error, bytes and notes; JSON always has them.
     #[arg(long)]
     pub(super) layers: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A clock is read between operations, turn about with passes without it; the speed of a variant is \
+                  measured by bench.\n\
+                  Bytes and operations are counted from shapes; the ceilings of this machine are measured.\n\n\
+                  Examples:\n  trimtab profile assets/demo/stories15M --recipe q8_0 \\\n    \
+                  --prompt 64 --context 64 --repetitions 4\n  \
+                  trimtab profile assets/demo/stories15M --prompt 16 --context 16 --repetitions 2 \\\n    \
+                  --trace profile.json"
+)]
+pub(super) struct ProfileArgs {
+    /// A Hugging Face folder or a GGUF file.
+    pub(super) model: PathBuf,
+    #[command(flatten)]
+    pub(super) variant: VariantArgs,
+    /// Tokens of the prompt; 256, or the model's context, when absent.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) prompt: Option<u32>,
+    /// Tokens before the one that is decoded; 256, or as many as the model's context holds, when absent.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) context: Option<u32>,
+    /// Passes with the clock, and as many without it, taken turn about.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(super) repetitions: u32,
+    /// Also write a timeline as Chrome trace events, which ui.perfetto.dev opens.
+    #[arg(long, value_name = "FILE.json")]
+    pub(super) trace: Option<PathBuf>,
+    /// Write the timeline over a file that is there.
+    #[arg(long, requires = "trace")]
+    pub(super) replace: bool,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,

@@ -20,6 +20,7 @@ mod inspect_layer;
 mod interrupt;
 mod open;
 mod out;
+mod profile;
 mod progress;
 mod report;
 mod show;
@@ -91,6 +92,7 @@ fn dispatch(cli: Cli, out: &mut Out) -> anyhow::Result<Verdict> {
         Some(Verb::Inspect(args)) => inspect::run(&args, out),
         Some(Verb::Eval(args)) => eval::run(&args, out),
         Some(Verb::Bench(args)) => bench::run(&args, out),
+        Some(Verb::Profile(args)) => profile::run(&args, out),
         Some(Verb::Sweep(args)) => sweep::run(&args, out),
         Some(Verb::Show(args)) => show::run(&args, out),
         Some(Verb::Report(args)) => report::run(&args),

@@ -1,4 +1,4 @@
-//! One trial in a worker of its own, for `eval` and `bench`.
+//! One trial in a worker of its own, for `eval`, `bench` and `profile`.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +9,10 @@ use crate::cli::progress::Progress;
 use crate::cli::{checks, open};
 use crate::model::{ModelGraph, ModelSource};
 use crate::recipe::{Plan, Recipe};
-use crate::study::{Caution, Failure, Measurements, MemoryEstimate, Outcome, StudyEvent, TrialId, TrialSpec, Workload};
+use crate::study::{
+    Caution, Failure, FailureKind, Measurements, MemoryEstimate, Outcome, ProfileReport, ProfileWorkload, StudyEvent,
+    TrialId, TrialSpec, Workload,
+};
 use crate::telemetry::memory;
 use crate::units;
 use crate::worker::Runner;
@@ -28,11 +31,42 @@ pub(super) struct Ran {
     pub(super) cautions: Vec<Caution>,
 }
 
+/// What came of profiling.
+pub(super) struct Profiled {
+    /// The recipe.
+    pub(super) recipe: Recipe,
+    /// Where the time goes, or why that is not known.
+    pub(super) result: Result<Box<ProfileReport>, Failure>,
+    /// What the reader of the numbers must know.
+    pub(super) cautions: Vec<Caution>,
+}
+
 /// Runs `variant` of the model on `workload` and waits for its end.
 ///
 /// # Errors
 /// When model, recipe or device cannot be used: nothing was run.
 pub(super) fn run(model: &Path, variant: &VariantArgs, workload: Workload) -> anyhow::Result<Ran> {
+    let (mut runner, spec) = prepare(model, variant, workload)?;
+    runner.submit(&spec);
+    let (result, cautions) = run_to_end(&mut runner);
+    Ok(Ran { recipe: spec.recipe, result, cautions })
+}
+
+/// Takes the passes of `variant` apart.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn profile(model: &Path, variant: &VariantArgs, workload: ProfileWorkload) -> anyhow::Result<Profiled> {
+    let (mut runner, spec) = prepare(model, variant, Workload::default())?;
+    runner.submit_profile(&spec, workload);
+    let (result, cautions) = run_to_end(&mut runner);
+    let silent = || Failure::new(FailureKind::Protocol, "the worker reported no profile");
+    let result = result.and_then(|_| runner.take_profile().ok_or_else(silent));
+    Ok(Profiled { recipe: spec.recipe, result, cautions })
+}
+
+/// A worker for the model, and the trial that it is given.
+fn prepare(model: &Path, variant: &VariantArgs, workload: Workload) -> anyhow::Result<(WorkerHandle, TrialSpec)> {
     let (source, graph) = headers(model)?;
     checks::workload(&workload, graph.family.max_context())?;
     let recipe = open::calibrated(open::recipe(&variant.recipe, Path::new(""))?, &variant.calibration);
@@ -42,9 +76,7 @@ pub(super) fn run(model: &Path, variant: &VariantArgs, workload: Workload) -> an
     // Trial 0 is the reference in every study.
     let id = TrialId(u32::from(recipe != Recipe::reference()));
     let spec = TrialSpec { id, recipe, device: device.spec, workload, seed: variant.seed };
-    let mut runner = WorkerHandle::new(WorkerConfig::new(source, device.spec)?);
-    let (result, cautions) = run_to_end(&mut runner, &spec);
-    Ok(Ran { recipe: spec.recipe, result, cautions })
+    Ok((WorkerHandle::new(WorkerConfig::new(source, device.spec)?), spec))
 }
 
 /// Says how much memory the trial takes at its most, and warns when less is free.
@@ -70,10 +102,9 @@ fn headers(model: &Path) -> anyhow::Result<(ModelSource, ModelGraph)> {
     Ok((checkpoint.source().clone(), checkpoint.graph().clone()))
 }
 
-fn run_to_end(runner: &mut dyn Runner, spec: &TrialSpec) -> (Result<Box<Measurements>, Failure>, Vec<Caution>) {
+fn run_to_end(runner: &mut dyn Runner) -> (Result<Box<Measurements>, Failure>, Vec<Caution>) {
     let mut progress = Progress::over_trials(1);
     let began = Instant::now();
-    runner.submit(spec);
     loop {
         let Some(event) = runner.next_event(PATIENCE) else { continue };
         progress.observe(&event);

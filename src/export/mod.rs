@@ -21,6 +21,7 @@ mod hf_config;
 mod kind;
 mod layers;
 mod model;
+pub mod profile;
 pub mod report;
 mod rows;
 pub mod safetensors;

@@ -241,7 +241,8 @@ impl Row {
     }
 }
 
-fn push_line<'a>(out: &mut String, cells: impl Iterator<Item = &'a str>) {
+/// Adds a line of cells, in quotes where they need them.
+pub(super) fn push_line<'a>(out: &mut String, cells: impl Iterator<Item = &'a str>) {
     for (position, cell) in cells.enumerate() {
         if position > 0 {
             out.push(',');

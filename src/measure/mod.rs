@@ -1,12 +1,13 @@
 //! The measuring protocol and its statistics: from raw samples to numbers with intervals.
 //!
-//! Imports `study` (the vocabulary of results) and `units`. Pure: no I/O, no threads, no tensors.
+//! Imports `study` (the vocabulary of results), `model` and `units`. Pure: no I/O, no threads, no tensors.
 //!
 //! **Invariants.** Every field of an [`Estimate`](crate::study::Estimate) is finite: what cannot be estimated is `None` or
 //! an error, never NaN. Every random choice takes a seed, and the same seed gives the same bits on every platform.
 
 mod energy;
 mod quality;
+pub mod roofline;
 mod sections;
 mod speed;
 mod stats;

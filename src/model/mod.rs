@@ -10,6 +10,7 @@ pub(crate) mod fixtures;
 mod format;
 mod graph;
 mod llama;
+mod operation;
 mod source;
 mod sparse;
 
@@ -17,6 +18,7 @@ pub use format::{GgmlType, StoredFormat};
 pub(crate) use graph::stored_layer_bytes;
 pub use graph::{Fingerprint, Layer, LayerPath, LayerRole, ModelFamily, ModelGraph};
 pub use llama::{BlockShape, HiddenAct, LlamaConfig, RopeOrder, RopeScaling};
+pub use operation::{Arithmetic, Operation, OperationGroup};
 pub use source::ModelSource;
 pub use sparse::{SparseValues, StoredSparse};
 pub(crate) use sparse::{check_bits, row_starts};

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use crate::compress::{ActivationGrid, LowRankMatrix, PackedWeights};
 use crate::kernels::{add_bias, add_in_place};
-use crate::model::LayerPath;
+use crate::model::{Arithmetic, LayerPath};
 use crate::nn::NnError;
 use crate::nn::inputs::Inputs;
 use crate::nn::matrix::{Matrix, with_values};
@@ -220,6 +220,17 @@ impl Linear {
     /// Bytes of the weights as held; those shared with other layers count too.
     pub fn held_bytes(&self) -> u64 {
         self.parts().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Weights that one row of inputs is multiplied with: those of all matrices, without what is left out.
+    pub fn n_multiplied(&self) -> u64 {
+        self.matrices().map(|matrix| matrix.n_multiplied()).sum()
+    }
+
+    /// What the product is done in; integers only where every matrix is.
+    pub fn arithmetic(&self) -> Arithmetic {
+        let is_integer = |matrix: &Arc<Matrix>| matrix.arithmetic(self.activations) == Arithmetic::Int8;
+        if self.matrices().all(is_integer) { Arithmetic::Int8 } else { Arithmetic::Float }
     }
 
     /// How the product runs, for tables: `trimtab q8_0 (avx2)`, `int8 dynamic, trimtab int8 × int8 (avx512-vnni)`,

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use crate::kernels::rms_norm;
-use crate::model::{LayerPath, LlamaConfig};
+use crate::model::{LayerPath, LlamaConfig, Operation};
 use crate::nn::inputs::Inputs;
 use crate::nn::linear::Scratch;
-use crate::nn::pass::{Pass, Workspace};
-use crate::nn::{Block, KvCache, Linear, NnError, Rotary, with_values};
+use crate::nn::pass::{Hooks, Pass, Workspace};
+use crate::nn::{Block, KvCache, Linear, NnError, Probe, Rotary, with_values};
 use crate::recipe::{AttentionSettings, KvCacheSettings};
 
 /// Sees the input of every linear layer of the blocks, (seq, `in_features`) f32: calibration reads activations here.
@@ -148,7 +148,7 @@ impl Llama {
                 space.hidden.clear();
                 space.hidden.extend_from_slice(values);
             })?;
-            self.pass(range, shape.0, cache, observer, space)?;
+            self.pass(range, shape.0, cache, Hooks { observer, probe: None }, space)?;
             Ok(Tensor::from_slice(&space.hidden, shape, &self.device)?)
         })
     }
@@ -159,7 +159,7 @@ impl Llama {
         range: Range<usize>,
         seq: usize,
         mut cache: Option<&mut KvCache>,
-        observer: Option<&mut dyn Observer>,
+        hooks: Hooks<'_, '_>,
         space: &mut Workspace,
     ) -> Result<(), NnError> {
         if cache.as_ref().is_some_and(|cache| cache.settings() != self.parts.kv_cache) {
@@ -168,7 +168,7 @@ impl Llama {
         let position = cache.as_ref().map_or(0, |cache| cache.len());
         let angles = self.parts.rotary.angles(position, seq)?;
         let is_last = range.end == self.parts.blocks.len();
-        Pass { parts: &self.parts, angles, seq, cache: cache.as_deref_mut(), observer }.run(range, space)?;
+        Pass { parts: &self.parts, angles, seq, cache: cache.as_deref_mut(), hooks }.run(range, space)?;
         if let Some(cache) = cache.filter(|_| is_last) {
             cache.advance(seq);
         }
@@ -220,14 +220,39 @@ impl Llama {
     /// # Errors
     /// When the tokens do not fit the context.
     pub fn next_logits(&self, tokens: &[u32], cache: &mut KvCache, logits: &mut Vec<f32>) -> Result<(), NnError> {
+        self.probed_logits(tokens, cache, logits, None)
+    }
+
+    /// [`Self::next_logits`], bit for bit, while `probe` sees when each operation ends: those of [`Self::work`], in its
+    /// order.
+    ///
+    /// # Errors
+    /// As [`Self::next_logits`].
+    pub fn probed_logits(
+        &self,
+        tokens: &[u32],
+        cache: &mut KvCache,
+        logits: &mut Vec<f32>,
+        mut probe: Option<&mut Probe>,
+    ) -> Result<(), NnError> {
+        let end = |probe: &mut Option<&mut Probe>, operation| {
+            if let Some(probe) = probe {
+                probe.end(None, operation);
+            }
+        };
         let width = self.config().hidden_size;
         Workspace::with(|space| {
             self.embed_into(tokens, &mut space.hidden)?;
-            self.pass(0..self.parts.blocks.len(), tokens.len(), Some(cache), None, space)?;
+            end(&mut probe, Operation::Embedding);
+            let hooks = Hooks { observer: None, probe: probe.as_deref_mut() };
+            self.pass(0..self.parts.blocks.len(), tokens.len(), Some(cache), hooks, space)?;
             let last = &space.hidden[(tokens.len() - 1) * width..];
             HEAD.with_borrow_mut(|(inputs, scratch)| {
                 self.final_norm_of(last, inputs.start(1, width))?;
-                self.head_layer().multiply(inputs, logits, scratch)
+                end(&mut probe, Operation::FinalNorm);
+                self.head_layer().multiply(inputs, logits, scratch)?;
+                end(&mut probe, Operation::Head);
+                Ok(())
             })
         })
     }

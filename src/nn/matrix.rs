@@ -4,6 +4,7 @@ use candle_core::{Storage, Tensor};
 
 use crate::compress::{ActivationGrid, IntMatrix, PackedWeights, SparseMatrix, ZeroPoints, block_type};
 use crate::kernels::{Blocks, Floats, Fp8Scales, Ints, Isa, SparseHalf, SparseInts, Zeros};
+use crate::model::Arithmetic;
 use crate::nn::NnError;
 use crate::nn::inputs::Inputs;
 use crate::recipe::{Execution, Fp8Scale, IntFormat};
@@ -111,6 +112,24 @@ impl Matrix {
     /// Whether the product itself takes 8-bit activations.
     pub(super) fn is_integer(&self) -> bool {
         matches!(self.form, Form::Ints(_) | Form::SparseInts(_))
+    }
+
+    /// Weights that one row of inputs is multiplied with; zeros that are left out are not.
+    pub(super) fn n_multiplied(&self) -> u64 {
+        (match &self.form {
+            Form::SparseHalf(sparse) => sparse.n_nonzero(),
+            Form::SparseInts(sparse) => sparse.n_nonzero(),
+            Form::Floats(_) | Form::Blocks(_) | Form::Ints(_) => self.shape[0] * self.shape[1],
+        }) as u64
+    }
+
+    /// What the product is done in with inputs that enter so.
+    pub(super) fn arithmetic(&self, grid: ActivationGrid) -> Arithmetic {
+        match &self.form {
+            Form::Blocks(_) | Form::Ints(_) => Arithmetic::Int8,
+            Form::SparseInts(_) if grid != ActivationGrid::Float => Arithmetic::Int8,
+            Form::Floats(_) | Form::SparseHalf(_) | Form::SparseInts(_) => Arithmetic::Float,
+        }
     }
 
     /// x (seq, `in_features`) f32 → (seq, `out_features`) f32 in `y`, which the caller has given that length.

@@ -14,11 +14,13 @@ mod linear;
 mod llama;
 mod matrix;
 mod pass;
+mod probe;
 mod rotary;
 #[cfg(feature = "cuda")]
 mod source;
 #[cfg(test)]
 pub(crate) mod toy;
+mod work;
 
 pub use attention::Attending;
 pub use block::{Attention, Block, Mlp};
@@ -27,9 +29,11 @@ pub use gradient::{GateGradients, gate_gradients};
 pub use linear::{Linear, LinearParts, SharedFactors};
 pub use llama::{Llama, LlamaParts, Observer};
 pub use matrix::with_values;
+pub use probe::{Mark, Probe};
 pub use rotary::Rotary;
 #[cfg(feature = "cuda")]
 pub use source::{LinearSources, MatrixSource};
+pub use work::Work;
 
 /// A forward pass that failed.
 #[derive(Debug, thiserror::Error)]

@@ -6,12 +6,12 @@ use std::ops::Range;
 use candle_core::{Device, Tensor};
 
 use crate::kernels::{Activation, HeadShape, add_and_norm, add_in_place, gate, rms_norm};
-use crate::model::HiddenAct;
+use crate::model::{HiddenAct, Operation};
 use crate::nn::attention::Attending;
 use crate::nn::inputs::Inputs;
 use crate::nn::linear::Scratch;
 use crate::nn::rotary::Angles;
-use crate::nn::{Attention, KvCache, Linear, LlamaParts, Mlp, NnError, Observer, with_values};
+use crate::nn::{Attention, KvCache, Linear, LlamaParts, Mlp, NnError, Observer, Probe, with_values};
 
 /// The buffers of a pass.
 #[derive(Debug, Default)]
@@ -48,13 +48,30 @@ impl Workspace {
     }
 }
 
+/// Who sees a pass.
+#[derive(Default)]
+pub(super) struct Hooks<'a, 'b> {
+    /// Sees the inputs of products.
+    pub(super) observer: Option<&'a mut (dyn Observer + 'b)>,
+    /// Sees when each operation ends.
+    pub(super) probe: Option<&'a mut Probe>,
+}
+
+impl Hooks<'_, '_> {
+    pub(super) fn end(&mut self, block: Option<usize>, operation: Operation) {
+        if let Some(probe) = &mut self.probe {
+            probe.end(block, operation);
+        }
+    }
+}
+
 /// Tokens on their way through blocks.
 pub(super) struct Pass<'a, 'b> {
     pub(super) parts: &'a LlamaParts,
     pub(super) angles: Angles<'a>,
     pub(super) seq: usize,
     pub(super) cache: Option<&'a mut KvCache>,
-    pub(super) observer: Option<&'a mut (dyn Observer + 'b)>,
+    pub(super) hooks: Hooks<'a, 'b>,
 }
 
 impl Pass<'_, '_> {
@@ -66,12 +83,14 @@ impl Pass<'_, '_> {
         for (index, block) in range.clone().zip(&parts.blocks[range]) {
             if let Some(attention) = &block.attention {
                 self.normalize(&attention.norm, is_pending, space)?;
+                self.hooks.end(Some(index), Operation::AttentionNorm);
                 self.attention(attention, index, space)?;
                 is_pending = true;
             }
             if let Some(mlp) = &block.mlp {
                 self.normalize(&mlp.norm, is_pending, space)?;
-                self.mlp(mlp, space)?;
+                self.hooks.end(Some(index), Operation::MlpNorm);
+                self.mlp(mlp, index, space)?;
                 is_pending = true;
             }
         }
@@ -98,29 +117,43 @@ impl Pass<'_, '_> {
     fn attention(&mut self, part: &Attention, block: usize, space: &mut Workspace) -> Result<(), NnError> {
         let Workspace { normed, mixed, query, key, value, added, scratch, .. } = space;
         let parts = self.parts;
+        let at = Some(block);
         self.product(&part.q, normed, query, scratch)?;
+        self.hooks.end(at, Operation::Query);
         self.product(&part.k, normed, key, scratch)?;
+        self.hooks.end(at, Operation::Key);
         self.product(&part.v, normed, value, scratch)?;
+        self.hooks.end(at, Operation::Value);
         self.angles.rotate(query)?;
         self.angles.rotate(key)?;
+        self.hooks.end(at, Operation::Rope);
         let heads = HeadShape { n_heads: part.n_heads, n_kv_heads: part.n_kv_heads, head_dim: parts.config.head_dim };
         let attending = Attending { heads, settings: parts.attention, kv_cache: parts.kv_cache };
         let rows = mixed.start(self.seq, part.n_heads * parts.config.head_dim);
         attending.mix([query, key, value], self.cache.as_deref_mut().map(|cache| (cache, block)), rows)?;
-        self.product(&part.o, mixed, added, scratch)
+        self.hooks.end(at, Operation::Attention);
+        self.product(&part.o, mixed, added, scratch)?;
+        self.hooks.end(at, Operation::Output);
+        Ok(())
     }
 
-    fn mlp(&mut self, part: &Mlp, space: &mut Workspace) -> Result<(), NnError> {
+    fn mlp(&mut self, part: &Mlp, block: usize, space: &mut Workspace) -> Result<(), NnError> {
         let Workspace { normed, gated, gate: opened, up, added, scratch, .. } = space;
+        let at = Some(block);
         self.product(&part.gate, normed, opened, scratch)?;
+        self.hooks.end(at, Operation::Gate);
         self.product(&part.up, normed, up, scratch)?;
+        self.hooks.end(at, Operation::Up);
         let activation = match self.parts.config.hidden_act {
             HiddenAct::Silu => Activation::Silu,
             HiddenAct::GeluTanh => Activation::GeluTanh,
             HiddenAct::Gelu => Activation::Gelu,
         };
         gate(opened, up, activation, gated.start(self.seq, part.up.shape()[0]));
-        self.product(&part.down, gated, added, scratch)
+        self.hooks.end(at, Operation::Activation);
+        self.product(&part.down, gated, added, scratch)?;
+        self.hooks.end(at, Operation::Down);
+        Ok(())
     }
 
     fn product(
@@ -130,7 +163,7 @@ impl Pass<'_, '_> {
         y: &mut Vec<f32>,
         scratch: &mut Scratch,
     ) -> Result<(), NnError> {
-        if let Some(observer) = &mut self.observer {
+        if let Some(observer) = &mut self.hooks.observer {
             let x = Tensor::from_slice(x.values(), (x.n_rows(), x.n_inputs()), &Device::Cpu)?;
             observer.input(layer.path(), &x);
         }

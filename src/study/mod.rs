@@ -13,6 +13,7 @@ mod live;
 mod measurement;
 mod memory;
 mod pareto;
+mod profile;
 mod spec;
 mod strategy;
 #[expect(clippy::module_inception, reason = "the folder is named after its main type")]
@@ -28,6 +29,9 @@ pub use measurement::{
 };
 pub use memory::MemoryEstimate;
 pub use pareto::{Objective, pareto_front};
+pub use profile::{
+    Ceilings, MemoryLevel, OperationProfile, PassKind, PassProfile, ProfileReport, ProfileWorkload, ReadCeiling,
+};
 pub use spec::{
     Axis, Budget, Limits, Protocol, QualityWorkload, SampleWorkload, SpeedWorkload, StrategySpec, StudySpec, Workload,
 };

@@ -5,6 +5,7 @@
 //! **Invariants.** What cannot be read is absent, not zero. NVML and the sensors are read on the telemetry thread or by
 //! [`ConditionsProbe`], never inside a timed section and never in a frame.
 
+mod caches;
 mod conditions;
 mod disturbance;
 mod energy;
@@ -21,6 +22,7 @@ use std::fmt;
 
 use crate::device::GpuDescription;
 
+pub use caches::{Cache, caches};
 pub use conditions::ConditionsProbe;
 pub use disturbance::DisturbanceProbe;
 pub use energy::EnergyMeter;

@@ -10,7 +10,8 @@ use crossbeam_channel::Sender;
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::study::{
-    Caution, Conditions, Failure, FailureKind, Measurements, Memory, Phase, StudyEvent, TrialId, TrialSpec,
+    Caution, Ceilings, Conditions, Failure, FailureKind, Measurements, Memory, Phase, ProfileReport, ProfileWorkload,
+    StudyEvent, TrialId, TrialSpec,
 };
 use crate::worker::frame::MAX_LEN;
 use crate::worker::host::leave_child;
@@ -40,6 +41,19 @@ impl FaultExecutor {
 }
 
 impl Executor for FaultExecutor {
+    fn profile(
+        &mut self,
+        spec: &TrialSpec,
+        _workload: ProfileWorkload,
+        sink: &Sink,
+    ) -> Result<(Measurements, Vec<Caution>, ProfileReport), Failure> {
+        let (measurements, cautions) = self.run(spec, sink)?;
+        let reads = Vec::new();
+        let ceilings = Ceilings { reads, float_flops: 0.0, int8_ops: None, threads: 1, instructions: String::new() };
+        let profile = ProfileReport { passes: Vec::new(), ceilings, conditions: Conditions::default() };
+        Ok((measurements, cautions, profile))
+    }
+
     fn make(&mut self, spec: &TrialSpec, _out: &Path, sink: &Sink) -> Result<(Measurements, Vec<Caution>), Failure> {
         self.run(spec, sink)
     }

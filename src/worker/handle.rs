@@ -8,7 +8,7 @@ use crossbeam_channel::RecvTimeoutError;
 
 use crate::device::DeviceSpec;
 use crate::model::ModelSource;
-use crate::study::{Caution, Failure, FailureKind, Outcome, StudyEvent, TrialSpec};
+use crate::study::{Caution, Failure, FailureKind, Outcome, ProfileReport, ProfileWorkload, StudyEvent, TrialSpec};
 use crate::worker::classify::{HostAction, Remains, classify};
 use crate::worker::host::{Incoming, Worker};
 use crate::worker::pace::{MemoryCurve, Pace};
@@ -77,6 +77,8 @@ pub struct WorkerHandle {
     config: WorkerConfig,
     worker: Option<(Worker, Stage)>,
     trial: Option<RunningTrial>,
+    /// What the last profiling found.
+    profile: Option<Box<ProfileReport>>,
     was_faulty: bool,
 }
 
@@ -90,11 +92,21 @@ enum Stage {
     Open,
 }
 
+/// What becomes of the variant.
+#[derive(Debug)]
+enum Asked {
+    /// Everything in the trial's workload.
+    Run,
+    /// It is written to a file, and that is all.
+    Make(PathBuf),
+    /// Its passes are taken apart, and that is all.
+    Profile(ProfileWorkload),
+}
+
 #[derive(Debug)]
 struct RunningTrial {
     spec: Box<TrialSpec>,
-    /// The file that the variant is written to, where that is all that is asked.
-    out: Option<PathBuf>,
+    asked: Asked,
     began: Instant,
     last_heard: Instant,
     pace: Pace,
@@ -108,9 +120,11 @@ struct RunningTrial {
 
 impl RunningTrial {
     fn request(&self) -> Request {
-        match &self.out {
-            None => Request::Run(self.spec.clone()),
-            Some(out) => Request::Make { spec: self.spec.clone(), out: out.clone() },
+        let spec = self.spec.clone();
+        match &self.asked {
+            Asked::Run => Request::Run(spec),
+            Asked::Make(out) => Request::Make { spec, out: out.clone() },
+            Asked::Profile(workload) => Request::Profile { spec, workload: *workload },
         }
     }
 }
@@ -118,7 +132,7 @@ impl RunningTrial {
 impl WorkerHandle {
     /// A handle without a process: the first trial starts it.
     pub fn new(config: WorkerConfig) -> Self {
-        Self { config, worker: None, trial: None, was_faulty: false }
+        Self { config, worker: None, trial: None, profile: None, was_faulty: false }
     }
 
     /// The worker's process, while there is one.
@@ -129,16 +143,29 @@ impl WorkerHandle {
     /// Hands over a recipe to make: the variant of `spec` is written to `out` as a variant file, and nothing is measured.
     /// Its events come from [`Runner::next_event`] as a trial's do, [`StudyEvent::TrialFinished`] the last.
     pub fn submit_make(&mut self, spec: &TrialSpec, out: &Path) {
-        self.begin(spec, Some(out.to_path_buf()));
+        self.begin(spec, Asked::Make(out.to_path_buf()));
     }
 
-    fn begin(&mut self, spec: &TrialSpec, out: Option<PathBuf>) {
+    /// Hands over a recipe to profile: the passes of the variant of `spec` are taken apart, and nothing else is measured.
+    /// Its events come from [`Runner::next_event`] as a trial's do; after [`StudyEvent::TrialFinished`] with a good
+    /// outcome there is what [`Self::take_profile`] gives.
+    pub fn submit_profile(&mut self, spec: &TrialSpec, workload: ProfileWorkload) {
+        self.begin(spec, Asked::Profile(workload));
+    }
+
+    /// What the last profiling found, once.
+    pub fn take_profile(&mut self) -> Option<Box<ProfileReport>> {
+        self.profile.take()
+    }
+
+    fn begin(&mut self, spec: &TrialSpec, asked: Asked) {
         debug_assert!(self.trial.is_none(), "the trial before it must have finished");
+        self.profile = None;
         let not_started = self.prepare(spec.device).err();
         let now = Instant::now();
         let trial = RunningTrial {
             spec: Box::new(spec.clone()),
-            out,
+            asked,
             began: now,
             last_heard: now,
             pace: Pace::new(now),
@@ -297,6 +324,10 @@ impl WorkerHandle {
                 }
                 Some(event)
             }
+            (Report::Profiled { trial: id, profile }, Stage::Open) if id == trial.spec.id => {
+                self.profile = Some(profile);
+                None
+            }
             (Report::Finished { trial: id, outcome, cautions }, Stage::Open) if id == trial.spec.id => {
                 self.take_outcome(outcome, cautions)
             }
@@ -324,7 +355,7 @@ impl WorkerHandle {
 
 impl Runner for WorkerHandle {
     fn submit(&mut self, spec: &TrialSpec) {
-        self.begin(spec, None);
+        self.begin(spec, Asked::Run);
     }
 
     fn next_event(&mut self, timeout: Duration) -> Option<StudyEvent> {
@@ -394,6 +425,7 @@ fn report_name(report: &Report) -> &'static str {
         Report::Opened => "an opened model",
         Report::Live(_) => "a live event",
         Report::Heartbeat { .. } => "a heartbeat",
+        Report::Profiled { .. } => "a profile",
         Report::Finished { .. } => "a finished trial",
         Report::Inspected(_) => "a finding about a layer",
         Report::Devices(_) => "a list of devices",

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceInfo;
 use crate::model::ModelSource;
-use crate::study::{Caution, Failure, Outcome, StudyEvent, TrialId, TrialSpec};
+use crate::study::{Caution, Failure, Outcome, ProfileReport, ProfileWorkload, StudyEvent, TrialId, TrialSpec};
 use crate::worker::inspection::{Finding, InspectSpec};
 
 /// What the host asks of its worker.
@@ -37,6 +37,14 @@ pub enum Request {
         /// The file, written whole or not at all.
         out: PathBuf,
     },
+    /// A trial that measures nothing else than where the time of the variant's passes goes. Answered by
+    /// [`Report::Profiled`], where that worked, and then like a trial.
+    Profile {
+        /// What is made; its workload is not looked at.
+        spec: Box<TrialSpec>,
+        /// What is profiled.
+        workload: ProfileWorkload,
+    },
     /// Ends the trial early, if it is still running.
     Cancel(TrialId),
     /// Looks into one layer; needs no open model.
@@ -64,6 +72,13 @@ pub enum Report {
     Heartbeat {
         /// Resident bytes, where they can be read.
         rss_bytes: Option<u64>,
+    },
+    /// Where the time of the trial's passes goes.
+    Profiled {
+        /// The trial.
+        trial: TrialId,
+        /// What was found.
+        profile: Box<ProfileReport>,
     },
     /// The trial ended.
     Finished {

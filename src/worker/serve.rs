@@ -19,7 +19,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::device::DeviceInfo;
 use crate::model::ModelSource;
-use crate::study::{Caution, Failure, FailureKind, Measurements, Outcome, StudyEvent, TrialId, TrialSpec};
+use crate::study::{
+    Caution, Failure, FailureKind, Measurements, Outcome, ProfileReport, ProfileWorkload, StudyEvent, TrialId,
+    TrialSpec,
+};
 use crate::telemetry::memory::resident_bytes;
 use crate::worker::protocol::{self, BUILD, Report, Request};
 use crate::worker::{frame, note_lost_samples};
@@ -45,6 +48,18 @@ pub trait Executor {
     /// # Errors
     /// Why the variant was not made; `out` is then as it was.
     fn make(&mut self, spec: &TrialSpec, out: &Path, sink: &Sink) -> Result<(Measurements, Vec<Caution>), Failure>;
+
+    /// Builds the variant of `spec` and takes its passes apart; measures nothing else but its bytes. Ends early as
+    /// [`Self::run`] does.
+    ///
+    /// # Errors
+    /// Why the variant was not made or the workload cannot be run.
+    fn profile(
+        &mut self,
+        spec: &TrialSpec,
+        workload: ProfileWorkload,
+        sink: &Sink,
+    ) -> Result<(Measurements, Vec<Caution>, ProfileReport), Failure>;
 }
 
 /// Where the running trial tells how it goes. Never blocks.
@@ -159,6 +174,21 @@ fn answer(
                 let report = finish(spec.id, sink, |sink| executor.make(&spec, &out, sink));
                 send(reports, Outgoing::Report(report));
             }
+            Request::Profile { spec, workload } => {
+                let executor = opened_before(&mut executor)?;
+                send(reports, Outgoing::Began(spec.id));
+                let mut found = None;
+                let report = finish(spec.id, sink, |sink| {
+                    let (measurements, cautions, profile) = executor.profile(&spec, workload, sink)?;
+                    found = Some(arriving(profile)?);
+                    Ok((measurements, cautions))
+                });
+                if let Some(profile) = found {
+                    let profiled = Report::Profiled { trial: spec.id, profile: Box::new(profile) };
+                    send(reports, Outgoing::Report(profiled));
+                }
+                send(reports, Outgoing::Report(report));
+            }
             Request::Inspect(spec) => {
                 let mut tell = |finding| send(reports, Outgoing::Report(Report::Inspected(Box::new(finding))));
                 crate::worker::inspect::inspect(&spec, &mut tell)?;
@@ -218,17 +248,19 @@ fn finish(
         Err(failure) => (Outcome::Failed(failure), Vec::new()),
     };
     note_lost_samples(&mut cautions, sink.lost.load(Ordering::Relaxed) - lost_before);
-    // JSON has no NaN, and an absent reading would take its place unseen: what would not arrive as it is fails here.
-    let arrives = serde_json::to_vec(&(&outcome, &cautions))
-        .and_then(|bytes| serde_json::from_slice::<(Outcome, Vec<Caution>)>(&bytes))
-        .is_ok_and(|back| back.0 == outcome && back.1 == cautions);
-    let outcome = if arrives {
-        outcome
-    } else {
-        let message = "a measured number is not finite: the variant's numbers are not usable. Try a milder recipe";
-        Outcome::Failed(Failure::new(FailureKind::NonFinite, message))
-    };
-    Report::Finished { trial, outcome, cautions: if arrives { cautions } else { Vec::new() } }
+    let (outcome, cautions) =
+        arriving((outcome, cautions)).unwrap_or_else(|failure| (Outcome::Failed(failure), Vec::new()));
+    Report::Finished { trial, outcome, cautions }
+}
+
+/// What arrives at the host as it is. JSON has no NaN, and an absent reading would take its place unseen.
+fn arriving<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq>(value: T) -> Result<T, Failure> {
+    let back = serde_json::to_vec(&value).and_then(|bytes| serde_json::from_slice::<T>(&bytes));
+    if back.is_ok_and(|back| back == value) {
+        return Ok(value);
+    }
+    let message = "a measured number is not finite: the variant's numbers are not usable. Try a milder recipe";
+    Err(Failure::new(FailureKind::NonFinite, message))
 }
 
 fn send(reports: &Sender<Outgoing>, outgoing: Outgoing) {
@@ -245,7 +277,7 @@ fn read_requests(to_main: &Sender<Request>, cancelled: &AtomicU64) {
         match frame::read(&mut stdin) {
             Ok(Some(Request::Cancel(trial))) => cancelled.store(cancel_mark(trial), Ordering::Relaxed),
             Ok(Some(request)) => {
-                if matches!(request, Request::Run(_) | Request::Make { .. }) {
+                if matches!(request, Request::Run(_) | Request::Make { .. } | Request::Profile { .. }) {
                     // A cancel of an earlier trial with this number is not meant for it.
                     cancelled.store(0, Ordering::Relaxed);
                 }

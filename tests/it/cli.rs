@@ -2,6 +2,7 @@
 
 mod examples;
 mod making;
+mod profile;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -81,7 +82,7 @@ fn mistakes_end_with_two_and_words_on_standard_error() {
     let ct = ["export", MODEL, "--calibration", CALIBRATION, "--recipe", "int3.toml", "--format"];
     let (ct, gguf) =
         ([&ct[..], &["compressed-tensors", "--out", "ct"]].concat(), [&ct[..], &["gguf", "--out", "x.gguf"]].concat());
-    let cases: [(&[&str], &str); 20] = [
+    let cases: [(&[&str], &str); 23] = [
         (&no_text, "calibration"),
         (&absent_text, "absent.jsonl"),
         (&empty_text, "the file is empty"),
@@ -97,6 +98,9 @@ fn mistakes_end_with_two_and_words_on_standard_error() {
         (&["eval", MODEL, "--data", DATA, "--recipe", "newer.toml"], "format_version 9 is newer"),
         (&["bench", MODEL, "--recipe", "q4k.toml"], "multiple of 256"),
         (&["bench", MODEL, "--repetitions", "1"], "--repetitions"),
+        (&["profile", MODEL, "--context", "256"], "one more token"),
+        (&["profile", MODEL, "--prompt", "257"], "prompt 257"),
+        (&["profile", MODEL, "--replace"], "--trace"),
         (&["eval", MODEL, "--data", DATA, "--context", "257"], "context is 256"),
         (&["bench", MODEL, "--prompt", "300", "--decode", "400"], "2 problems"),
         (&["sweep", "empty.toml", "--out", "empty.study"], "budget.trials 0"),

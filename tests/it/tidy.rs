@@ -24,7 +24,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("runtime/device.rs", &["cuda", "kernels"]),
     ("runtime/mod.rs", &["cache", "checkpoint", "compress", "cuda", "kernels", "model", "nn", "recipe"]),
     ("eval", &["checkpoint", "kernels", "model", "nn", "runtime", "study"]),
-    ("measure", &["study"]),
+    ("measure", &["model", "study"]),
     ("cuda", &["compress", "kernels", "model", "nn", "recipe"]),
     ("worker", &["model", "recipe", "study", "telemetry"]),
     (
@@ -34,6 +34,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "checkpoint",
             "compress",
             "eval",
+            "kernels",
             "measure",
             "model",
             "nn",

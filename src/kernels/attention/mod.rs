@@ -46,6 +46,12 @@ impl Sight {
         key <= position && (key >= self.start(position) || key < self.sinks)
     }
 
+    /// Tokens that the query at `position` sees, its own among them.
+    pub fn n_seen(self, position: usize) -> usize {
+        let start = self.start(position);
+        position + 1 - start + self.sinks.min(start)
+    }
+
     /// First token inside the window of the query at `position`.
     fn start(self, position: usize) -> usize {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window))

@@ -18,6 +18,7 @@ fn oracle(queries: &[f32], keys: &[f32], values: &[f32], heads: HeadShape, sight
         let (position, head) = (tokens - seq + row / n_heads, row % n_heads / (n_heads / n_kv_heads));
         let place = |token: usize| (token * n_kv_heads + head) * head_dim;
         let seen: Vec<usize> = (0..tokens).filter(|key| sight.sees(position, *key)).collect();
+        assert_eq!(seen.len(), sight.n_seen(position));
         let score = |key: &usize| {
             let products = query.iter().zip(&keys[place(*key)..]).map(|(q, k)| f64::from(*q) * f64::from(*k));
             products.sum::<f64>() / (head_dim as f64).sqrt()

@@ -14,6 +14,7 @@ mod format;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
+mod peak;
 mod product;
 mod simd;
 #[cfg(test)]
@@ -25,6 +26,8 @@ mod x86;
 use half::{bf16, f16};
 
 use self::format::{Bytes, Fp8, Grid, Half, Nibbles, Pair, PanelScales, PanelZeros, SQUARE, Wide};
+pub(super) use self::peak::{ONES, flops_a_turn, multiply_adds, read};
+pub(super) use self::simd::Line;
 use self::simd::{LANES, Portable, Simd};
 use crate::kernels::isa::Isa;
 

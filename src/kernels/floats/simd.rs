@@ -11,7 +11,7 @@ pub(super) const ROWS: usize = 6;
 /// One vector in memory, in one cache line.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C, align(64))]
-pub(super) struct Line(pub(super) [f32; LANES]);
+pub(in crate::kernels) struct Line(pub(super) [f32; LANES]);
 
 /// A set of instructions. Its value is the proof that the processor has them: the types that need more than the
 /// compiler may assume are made by a check only.

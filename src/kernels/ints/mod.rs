@@ -12,7 +12,10 @@ mod avx2;
 pub(super) mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod peak;
 mod portable;
+
+pub(super) use self::peak::dot_products;
 
 use std::ops::Range;
 

@@ -5,6 +5,7 @@
 
 mod calibration;
 mod energy;
+mod profile;
 mod quality;
 mod speed;
 mod variant;
@@ -20,13 +21,12 @@ use crate::nn::{Llama, NnError};
 use crate::recipe::{Plan, Recipe};
 use crate::runtime::{ModelStore, Place, Placed, RuntimeError, Sampling};
 use crate::study::{
-    Caution, Disturbance, Failure, FailureKind, Measurements, MemoryEstimate, Phase, SampleWorkload, StudyEvent,
-    TrialSpec, Workload,
+    Caution, Ceilings, Disturbance, Failure, FailureKind, Measurements, MemoryEstimate, Phase, ProfileReport,
+    ProfileWorkload, SampleWorkload, StudyEvent, TrialSpec, Workload,
 };
 use crate::telemetry::{ConditionsProbe, memory};
 use crate::worker::serve::{Executor, Sink};
 use crate::worker::trial::energy::{Mark, TrialEnergy};
-use crate::worker::trial::speed::Timed;
 use crate::worker::trial::variant::{Built, measurements};
 
 /// Runs trials of one model on one device.
@@ -45,6 +45,8 @@ struct Open {
     tokenizer: Option<tokenizers::Tokenizer>,
     texts: quality::ReferenceTexts,
     calibrations: calibration::CalibrationTexts,
+    /// Measured once a worker.
+    ceilings: Option<Ceilings>,
 }
 
 /// The devices beside the processor that this program can open.
@@ -84,6 +86,7 @@ impl TrialExecutor {
                 tokenizer: None,
                 texts: quality::ReferenceTexts::default(),
                 calibrations: calibration::CalibrationTexts::default(),
+                ceilings: None,
             });
         }
         Ok(self.open.as_mut().expect("it was opened above"))
@@ -138,7 +141,7 @@ impl Executor for TrialExecutor {
         let energy = energy.map_err(|reason| conditions.no_energy = Some(reason)).ok();
         conditions.repeated_sections = timed.as_ref().map_or(0, |timed| timed.repeats);
         cautions.extend(plan_cautions(&plan));
-        cautions.extend(timed.as_ref().and_then(disturbed));
+        cautions.extend(timed.as_ref().and_then(|timed| disturbed(&timed.disturbance, timed.repeats)));
         let speed = timed.map(|timed| timed.speed);
         let mut known = measurements(&plan, &variant, report, conditions);
         let predicted = || predicted_bytes(&plan, &open.store, &spec.workload);
@@ -156,6 +159,22 @@ impl Executor for TrialExecutor {
         memory::reset_peak();
         let threads = self.threads;
         self.open(spec.device, &sink)?.make(spec, out, threads, &sink)
+    }
+
+    fn profile(
+        &mut self,
+        spec: &TrialSpec,
+        workload: ProfileWorkload,
+        sink: &Sink,
+    ) -> Result<(Measurements, Vec<Caution>, ProfileReport), Failure> {
+        if let DeviceSpec::Cuda { .. } = spec.device {
+            let message = "operations are timed on the processor only so far: profile with --device cpu";
+            return Err(Failure::new(FailureKind::Recipe, message));
+        }
+        let sink = TrialSink { spec, sink, energy: None };
+        memory::reset_peak();
+        let threads = self.threads;
+        self.open(spec.device, &sink)?.profile(spec, workload, threads, &sink)
     }
 }
 
@@ -260,10 +279,9 @@ fn has_blocks(plan: &Plan) -> bool {
 }
 
 /// What disturbed the numbers that count, though they were taken again.
-fn disturbed(timed: &Timed) -> Option<Caution> {
-    let Disturbance { processes, is_throttled, has_slept } = timed.disturbance.clone();
-    let caution = Caution::Disturbed { processes, is_throttled, has_slept, repeats: timed.repeats };
-    (!timed.disturbance.is_quiet()).then_some(caution)
+fn disturbed(seen: &Disturbance, repeats: u32) -> Option<Caution> {
+    let Disturbance { processes, is_throttled, has_slept } = seen.clone();
+    (!seen.is_quiet()).then_some(Caution::Disturbed { processes, is_throttled, has_slept, repeats })
 }
 
 fn plan_cautions(plan: &Plan) -> Vec<Caution> {

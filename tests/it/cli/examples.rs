@@ -8,7 +8,7 @@ use crate::cli::{GPTQ4, assert_code, folder, run, text};
 fn every_help_has_an_example_that_works() {
     let folder = folder();
     fs::write(folder.path().join("gptq4.toml"), GPTQ4).unwrap();
-    for command in ["inspect", "eval", "bench", "sweep", "show", "report", "export", "devices", "cache"] {
+    for command in ["inspect", "eval", "bench", "profile", "sweep", "show", "report", "export", "devices", "cache"] {
         let help = run(folder.path(), &[command, "--help"]);
         assert_code(&help, 0, &[command, "--help"]);
         assert!(help.stderr.is_empty());
