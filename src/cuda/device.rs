@@ -24,7 +24,13 @@ impl Device {
         Ok(Self::on(Rc::new(DriverCard::open(ordinal)?)))
     }
 
-    pub(super) fn on(card: Rc<dyn Card>) -> Self {
+    /// The kernels on the processor.
+    #[cfg(test)]
+    pub(crate) fn emulated() -> Self {
+        Self::on(Rc::new(crate::cuda::emulated_card::EmulatedCard::default()))
+    }
+
+    fn on(card: Rc<dyn Card>) -> Self {
         Self { card, uploaded: Uploaded::default() }
     }
 

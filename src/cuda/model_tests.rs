@@ -1,11 +1,9 @@
 //! Whole models over the emulated card, beside the processor's pass.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::*;
 use crate::compress::{ActivationGrid, LowRankMatrix, PackedWeights, quantize_ggml, round_to_nearest};
-use crate::cuda::emulated_card::EmulatedCard;
 use crate::device::DeviceSpec;
 use crate::kernels::divergence;
 use crate::model::{GgmlType, HiddenAct, ModelSource, RopeOrder};
@@ -15,7 +13,7 @@ use crate::recipe::{Group, IntFormat, KvCacheSettings, KvFormat};
 use crate::runtime::{ModelStore, Sampling, generate};
 
 fn device() -> Device {
-    Device::on(Rc::new(EmulatedCard::default()))
+    Device::emulated()
 }
 
 fn logits_of(host: &Llama, tokens: &[u32]) -> Vec<f32> {

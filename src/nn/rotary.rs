@@ -66,7 +66,7 @@ impl Rotary {
     /// Cosines and sines (`n_tokens`, `head_dim` / 2) of the first positions.
     ///
     /// # Errors
-    /// As [`Self::angles`].
+    /// [`NnError::Context`] when the positions exceed the context.
     #[cfg(feature = "cuda")]
     pub fn table(&self, n_tokens: usize) -> Result<(Vec<f32>, Vec<f32>), NnError> {
         let angles = self.angles(0, n_tokens)?;

@@ -117,3 +117,69 @@ impl Scorer for CardScorer {
         Ok(cuda::score(&mut self.reference, self.variant.as_mut(), tokens)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval;
+    use crate::nn::toy::Toy;
+    use crate::runtime::generate;
+
+    fn card() -> Card {
+        Card(Device::emulated())
+    }
+
+    #[test]
+    fn a_text_on_the_card_is_the_processor_s_and_ends_where_it_must() {
+        let host = Toy::new(|_| {}).model();
+        let model = card().model(&host).unwrap();
+        let greedy = Sampling { temperature: 0.0, seed: 1 };
+        let expected = generate(&host, &[1, 2, 3], 8, greedy, &|_| true).unwrap();
+        assert_eq!(model.generate(&[1, 2, 3], 8, greedy, &|_| true).unwrap(), expected);
+        assert_eq!(model.generate(&[1, 2, 3], 8, greedy, &|done| done < 3).unwrap(), expected[..3]);
+        assert!(model.generate(&[1, 2, 3], 8, greedy, &|_| false).unwrap().is_empty());
+        assert!(model.generate(&[1, 2, 3], 0, greedy, &|_| true).unwrap().is_empty());
+        // The context is 64.
+        let long = generate(&host, &[1; 60], 50, greedy, &|_| true).unwrap();
+        assert_eq!(model.generate(&[1; 60], 50, greedy, &|_| true).unwrap(), long);
+        let warm = |seed| model.generate(&[1, 2], 12, Sampling { temperature: 2.0, seed }, &|_| true).unwrap();
+        assert_eq!(warm(5), warm(5));
+        assert_ne!(warm(5), warm(6));
+    }
+
+    #[test]
+    fn a_window_on_the_card_has_the_processor_s_score() {
+        let (host, mut other) = (Toy::new(|_| {}).model(), Toy::new(|_| {}));
+        for weight in other.weights.values_mut().flatten() {
+            *weight *= 1.05;
+        }
+        let other = other.model();
+        let card = card();
+        let (reference, variant) = (card.model(&host).unwrap(), card.model(&other).unwrap());
+        let tokens: Vec<u32> = (0..30).map(|i| i * 29 % 128).collect();
+        let states = eval::reference_states(&host, &tokens).unwrap();
+        let expected = eval::score_window(&host, &states, &other, &tokens).unwrap();
+        let mut scorer = variant.scorer(&reference, 30).unwrap();
+        for _ in 0..2 {
+            let found = eval::summarize(&scorer.score(&tokens).unwrap()).unwrap();
+            let near = |a: f64, b: f64| (a - b).abs() < 1e-4 * (1.0 + b.abs());
+            assert!(near(found.score.nll, expected.score.nll) && near(found.score.kl, expected.score.kl), "{found:?}");
+            assert!(near(found.score.reference_nll, expected.score.reference_nll), "{found:?}");
+        }
+        let itself = reference.scorer(&reference, 30).unwrap().score(&tokens).unwrap();
+        assert!(itself.iter().all(|position| position.kl == 0.0));
+    }
+
+    #[test]
+    fn steps_are_taken_again_after_a_truncation() {
+        let model = card().model(&Toy::new(|_| {}).model()).unwrap();
+        let mut text = model.text(6).unwrap();
+        for _ in 0..2 {
+            text.truncate(0).unwrap();
+            text.run(&[1, 2, 3, 4]).unwrap();
+            text.truncate(2).unwrap();
+            (0..4).for_each(|token| text.run(&[token]).unwrap());
+            assert!(text.run(&[9]).is_err());
+        }
+    }
+}

@@ -47,7 +47,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     (
         "worker/trial/mod.rs",
-        &["cache", "cuda", "eval", "model", "nn", "recipe", "runtime", "study", "telemetry", "worker"],
+        &["cache", "checkpoint", "cuda", "eval", "model", "nn", "recipe", "runtime", "study", "telemetry", "worker"],
     ),
     ("worker/inspect/", &["checkpoint", "compress", "eval", "model", "nn", "recipe", "runtime", "study", "worker"]),
     ("export", &["cache", "checkpoint", "compress", "model", "recipe", "study"]),
