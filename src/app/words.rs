@@ -8,6 +8,7 @@ mod cache;
 mod compression;
 mod inspector;
 mod methods;
+mod profile;
 mod recipe;
 mod results;
 mod shell;
@@ -18,6 +19,7 @@ pub use cache::CacheWords;
 pub use compression::CompressionWords;
 pub use inspector::InspectorWords;
 pub use methods::MethodWords;
+pub use profile::ProfileWords;
 pub use recipe::RecipeWords;
 pub use results::{CompareWords, HardwareWords, LiveWords, ResultsWords, TradeOffWords, TrialsWords};
 pub use shell::{CommandWords, HelpWords, OpenWords, ShellWords, TitleWords, ToolbarWords};
@@ -55,6 +57,8 @@ pub struct Words {
     pub results: ResultsWords,
     /// One layer from near.
     pub inspector: InspectorWords,
+    /// Forward passes taken apart.
+    pub profile: ProfileWords,
 }
 
 /// English.
@@ -73,6 +77,7 @@ pub const EN: Words = Words {
     sweep: SweepWords::EN,
     results: ResultsWords::EN,
     inspector: InspectorWords::EN,
+    profile: ProfileWords::EN,
 };
 
 /// The words of the window's language.
