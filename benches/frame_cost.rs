@@ -78,6 +78,7 @@ impl Bench {
             study,
             status: None,
             inspection: None,
+            profiling: None,
             cache: &cache,
             selection,
             devices: &[],

@@ -8,7 +8,7 @@ use crate::device::DeviceSpec;
 use crate::export::Existing;
 use crate::model::{LayerPath, ModelSource};
 use crate::recipe::Recipe;
-use crate::session::InspectRequest;
+use crate::session::{InspectRequest, ProfileRequest};
 use crate::study::{StrategySpec, TrialId};
 
 /// One of the two sides of a comparison.
@@ -36,6 +36,10 @@ pub enum ExportKind {
     Gguf,
     /// The model as a Hugging Face folder that keeps integer and FP8 codes.
     CompressedTensors,
+    /// The profile's timeline as Chrome trace events.
+    ProfileTrace,
+    /// The profile's operations as CSV.
+    ProfileCsv,
 }
 
 /// What a dialog is for.
@@ -84,6 +88,10 @@ pub enum Command {
     Inspect(InspectRequest),
     /// Ends that; what was found stays.
     CancelInspection,
+    /// Takes the passes of a variant apart.
+    Profile(Box<ProfileRequest>),
+    /// Ends that.
+    CancelProfile,
     /// Selects a trial everywhere.
     SelectTrial(Option<TrialId>),
     /// Rings a trial's point and row.

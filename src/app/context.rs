@@ -11,7 +11,7 @@ use crate::app::words::Words;
 use crate::device::{DeviceInfo, DeviceSpec};
 use crate::model::{BlockShape, LayerPath, ModelGraph};
 use crate::recipe::{LayerSettings, Plan, Recipe, RecipeIssue};
-use crate::session::{CacheState, Inspection, ModelState, RunStatus};
+use crate::session::{CacheState, Inspection, ModelState, Profiling, RunStatus};
 use crate::study::{Study, TrialId};
 use crate::telemetry::TelemetrySnapshot;
 
@@ -102,6 +102,8 @@ pub struct ViewContext<'a> {
     pub status: Option<RunStatus>,
     /// The layer that is looked into.
     pub inspection: Option<&'a Inspection>,
+    /// The profile that was asked for last.
+    pub profiling: Option<&'a Profiling>,
     /// What is selected.
     pub selection: &'a Selection,
     /// The devices of this machine.

@@ -53,7 +53,8 @@ pub(super) fn suggested(kind: DialogKind, name: &str) -> String {
 fn extension(kind: ExportKind) -> &'static str {
     match kind {
         ExportKind::Recipe => "toml",
-        ExportKind::TrialsCsv => "csv",
+        ExportKind::TrialsCsv | ExportKind::ProfileCsv => "csv",
+        ExportKind::ProfileTrace => "json",
         ExportKind::TrialsJsonLines => "jsonl",
         ExportKind::Report => "html",
         ExportKind::Safetensors | ExportKind::CompressedTensors => "",

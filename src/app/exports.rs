@@ -1,6 +1,7 @@
 //! Files that the window writes, each on the thread of its task.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use log::Level;
@@ -10,11 +11,11 @@ use crate::app::command::ExportKind;
 use crate::app::words;
 use crate::checkpoint;
 use crate::device::DeviceInfo;
-use crate::export::{Existing, ExportSummary, ModelLayout, report, tables};
+use crate::export::{Existing, ExportSummary, ModelLayout, profile, report, tables};
 use crate::model::ModelSource;
 use crate::recipe::Recipe;
 use crate::session::{ModelExport, ModelState, export_model};
-use crate::study::{Study, journal};
+use crate::study::{ProfileReport, Study, journal};
 
 /// What an export writes from. Made in the frame, so it is small; what is large is read on the task's thread.
 enum Source {
@@ -22,6 +23,8 @@ enum Source {
     Journal(PathBuf),
     Study(Box<Study>),
     Model(Box<Variant>),
+    /// With the title of its timeline.
+    Profile(Arc<ProfileReport>, String),
 }
 
 /// A variant of the open model.
@@ -47,6 +50,12 @@ impl App {
         let draft = self.editor.draft();
         Some(match (kind, self.session.model(), self.session.journal()) {
             (ExportKind::Recipe, ..) => Source::Recipe(draft.recipe.to_toml()),
+            (ExportKind::ProfileTrace | ExportKind::ProfileCsv, model, _) => {
+                let profiling = self.session.profiling()?;
+                let name = if let ModelState::Open(model) = model { model.graph.name.as_str() } else { "" };
+                let title = format!("{name}: {}", profiling.request.recipe.name);
+                Source::Profile(profiling.report.clone()?, title)
+            }
             (kind, ModelState::Open(model), _) if layout(kind).is_some() => {
                 let recipe = draft.recipe.clone().calibrated_on(&self.prefs.sweep.calibration);
                 let model = model.source.clone();
@@ -64,6 +73,8 @@ fn write(kind: ExportKind, source: Source, path: &Path, existing: Existing) -> R
     let text = match source {
         Source::Recipe(text) => text,
         Source::Model(variant) => return write_model(kind, &variant, path, existing),
+        Source::Profile(report, title) if kind == ExportKind::ProfileTrace => profile::trace(&report, &title),
+        Source::Profile(report, _) => profile::csv(&report),
         Source::Journal(file) => table(kind, &journal::read_study(&file).map_err(|error| error.to_string())?.0),
         Source::Study(study) => table(kind, &study),
     };
@@ -88,7 +99,12 @@ fn layout(kind: ExportKind) -> Option<ModelLayout> {
         ExportKind::Safetensors => ModelLayout::Safetensors,
         ExportKind::Gguf => ModelLayout::Gguf,
         ExportKind::CompressedTensors => ModelLayout::CompressedTensors,
-        ExportKind::Recipe | ExportKind::TrialsCsv | ExportKind::TrialsJsonLines | ExportKind::Report => return None,
+        ExportKind::Recipe
+        | ExportKind::TrialsCsv
+        | ExportKind::TrialsJsonLines
+        | ExportKind::Report
+        | ExportKind::ProfileTrace
+        | ExportKind::ProfileCsv => return None,
     })
 }
 

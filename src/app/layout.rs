@@ -18,6 +18,7 @@ pub enum Tile {
     Quality,
     Compare,
     Inspector,
+    Profile,
     Trials,
     Hardware,
     Log,
@@ -25,7 +26,7 @@ pub enum Tile {
 
 impl Tile {
     /// Every tile, in the order of the View menu.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Recipe,
         Self::Whole,
         Self::Sweep,
@@ -35,6 +36,7 @@ impl Tile {
         Self::Quality,
         Self::Compare,
         Self::Inspector,
+        Self::Profile,
         Self::Trials,
         Self::Hardware,
         Self::Log,
@@ -52,6 +54,7 @@ impl Tile {
             Self::Quality => words.quality,
             Self::Compare => words.compare,
             Self::Inspector => words.inspector,
+            Self::Profile => words.profile,
             Self::Trials => words.trials,
             Self::Hardware => words.hardware,
             Self::Log => words.log,
@@ -79,7 +82,7 @@ impl Room {
 pub fn default_tree(room: Room) -> Tree<Tile> {
     let mut tiles = Tiles::default();
     let trade_off = tabs(&mut tiles, &[Tile::TradeOff]);
-    let compare = tabs(&mut tiles, &[Tile::Compare, Tile::Inspector]);
+    let compare = tabs(&mut tiles, &[Tile::Compare, Tile::Inspector, Tile::Profile]);
     let root = match room {
         Room::Wide => {
             let recipe = tabs(&mut tiles, &[Tile::Recipe, Tile::Whole]);

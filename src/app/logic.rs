@@ -90,6 +90,7 @@ impl App {
             study: self.session.study(),
             status: self.session.status(),
             inspection: self.session.inspection(),
+            profiling: self.session.profiling(),
             selection: &self.selection,
             devices: self.session.devices(),
             device: self.device_spec(),
@@ -156,6 +157,8 @@ impl App {
             Command::Stop => self.session.stop(),
             Command::Inspect(request) => self.session.inspect(request),
             Command::CancelInspection => self.session.cancel_inspection(),
+            Command::Profile(request) => self.session.profile(*request),
+            Command::CancelProfile => self.session.cancel_profile(),
             Command::Resume => self.resume(),
             Command::ClearCache => self.session.clear_cache(),
             Command::Export(kind, path, existing) => self.export(kind, path, existing),
@@ -208,7 +211,12 @@ impl App {
     fn dialog(&mut self, kind: DialogKind) {
         let name = match kind {
             DialogKind::Export(ExportKind::Recipe) => self.editor.draft().recipe.name.clone(),
-            _ => graph(&self.session).map(|graph| graph.name.clone()).unwrap_or_default(),
+            _ => {
+                let model = graph(&self.session).map(|graph| graph.name.clone()).unwrap_or_default();
+                let is_profile = |kind| matches!(kind, ExportKind::ProfileTrace | ExportKind::ProfileCsv);
+                let is_profile = matches!(kind, DialogKind::Export(kind) if is_profile(kind));
+                if is_profile { format!("{model}-profile") } else { model }
+            }
         };
         let started = self.tasks.dialog(kind, dialogs::suggested(kind, &name));
         self.report(started.map(drop));

@@ -35,8 +35,11 @@ enum Over {
 }
 
 impl View {
-    /// The window with this arrangement; `None` for the default of its size.
+    /// The window with this arrangement; the default of its size for `None`, and where a tile is missing: an earlier
+    /// version did not have it.
     pub fn new(tree: Option<Tree<Tile>>) -> Self {
+        let has = |tree: &Tree<Tile>, tile: &Tile| tree.tiles.find_pane(tile).is_some();
+        let tree = tree.filter(|tree| Tile::ALL.iter().all(|tile| has(tree, tile)));
         Self { tree, panels: panels::registry(), open: OpenScreen::default(), over: Over::Nothing }
     }
 

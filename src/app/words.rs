@@ -9,6 +9,7 @@ mod compression;
 mod hardware;
 mod inspector;
 mod methods;
+mod profile;
 mod recipe;
 mod results;
 mod shell;
@@ -20,6 +21,7 @@ pub use compression::CompressionWords;
 pub use hardware::HardwareWords;
 pub use inspector::InspectorWords;
 pub use methods::MethodWords;
+pub use profile::ProfileWords;
 pub use recipe::RecipeWords;
 pub use results::{CompareWords, LiveWords, ResultsWords, TradeOffWords, TrialsWords};
 pub use shell::{CommandWords, HelpWords, OpenWords, ShellWords, TitleWords, ToolbarWords};
@@ -57,6 +59,8 @@ pub struct Words {
     pub results: ResultsWords,
     /// One layer from near.
     pub inspector: InspectorWords,
+    /// Forward passes taken apart.
+    pub profile: ProfileWords,
 }
 
 /// English.
@@ -75,6 +79,7 @@ pub const EN: Words = Words {
     sweep: SweepWords::EN,
     results: ResultsWords::EN,
     inspector: InspectorWords::EN,
+    profile: ProfileWords::EN,
 };
 
 /// The words of the window's language.

@@ -186,11 +186,11 @@ fn bottleneck(found: &Bottleneck) -> String {
     };
     let name = found.bound.name();
     match found.bound {
-        Bound::Memory => format!("{name}: {time} of the time reads main memory, at {}", figures("B/s")),
-        Bound::Cache => format!("{name}: {time} of the time reads caches, at {}", figures("B/s")),
+        Bound::Memory => format!("{name}: {time} of the time waits for main memory, at {}", figures("B/s")),
+        Bound::Cache => format!("{name}: {time} of the time waits for caches, at {}", figures("B/s")),
         Bound::Compute => format!("{name}: {time} of the time multiplies, at {}", figures("FLOP/s")),
         Bound::Overhead => {
-            format!("{name}: {time} of the time goes to operations far from every ceiling; they are too short")
+            format!("{name}: {time} of the time goes to operations too short to come near a ceiling")
         }
     }
 }
@@ -236,6 +236,7 @@ fn ceilings_text(ceilings: &Ceilings) -> String {
         let rate = per_second(read.bytes_per_second, "B/s");
         lines.push(format!("  {:<13} {rate} (read {buffer} again and again{holds})", read.memory.label()));
     }
+    lines.push(format!("  {:<13} {}", "hand-over", duration(ceilings.hand_over_secs)));
     lines.push(format!("  {:<13} {}", "f32", per_second(ceilings.float_flops, "FLOP/s")));
     lines.extend(ceilings.int8_ops.map(|ops| format!("  {:<13} {}", "int8", per_second(ops, "OP/s"))));
     lines.join("\n")

@@ -3,14 +3,16 @@
 use serde_json::{Value, json};
 
 use crate::export::tables::push_line;
+use crate::model::Arithmetic;
 use crate::study::{OperationProfile, PassProfile, ProfileReport};
 
 /// The process of all events: a profile has one.
 const PROCESS: u32 = 1;
 
-/// The timeline in the JSON of Chrome's trace events, as Perfetto and `chrome://tracing` open it: one track for each kind
-/// of pass, and on it the pass, its blocks and their operations, nested. Times are those of the recorded pass whose
-/// duration is the median one.
+/// The timeline in the JSON of Chrome's trace events, as Perfetto and `chrome://tracing` open it.
+///
+/// One track for each kind of pass, and on it the pass, its blocks and their operations, nested. Times are those of the
+/// recorded pass whose duration is the median one.
 ///
 /// Format: Trace Event Format, Google, 2016; complete events (`X`) with times in microseconds.
 pub fn trace(report: &ProfileReport, title: &str) -> String {
@@ -100,7 +102,6 @@ pub fn csv(report: &ProfileReport) -> String {
 }
 
 fn row(pass: &PassProfile, operation: &OperationProfile) -> [String; COLUMNS.len()] {
-    use crate::model::Arithmetic;
     let arithmetic = match operation.arithmetic {
         Arithmetic::Float => "float",
         Arithmetic::Int8 => "int8",
@@ -124,7 +125,7 @@ fn row(pass: &PassProfile, operation: &OperationProfile) -> [String; COLUMNS.len
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Arithmetic, Operation};
+    use crate::model::Operation;
     use crate::study::{Ceilings, Conditions, PassKind};
 
     fn report() -> ProfileReport {
@@ -163,6 +164,7 @@ mod tests {
             reads: Vec::new(),
             float_flops: 1e9,
             int8_ops: None,
+            hand_over_secs: 1e-6,
             threads: 1,
             instructions: "portable".to_owned(),
         };

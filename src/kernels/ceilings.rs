@@ -7,12 +7,14 @@ use std::time::Instant;
 use crate::kernels::floats::{Line, ONES, flops_a_turn, multiply_adds, read};
 use crate::kernels::ints::dot_products;
 use crate::kernels::isa::Isa;
-use crate::kernels::pool::share_out;
+use crate::kernels::pool::{share_out, threads};
 
 /// Runs of which the best counts.
 const RUNS: usize = 8;
 /// Turns of a run of arithmetic: some milliseconds.
 const TURNS: u64 = 1 << 20;
+/// Tasks of a run of hand-overs.
+const HAND_OVERS: u32 = 1000;
 /// Bytes of a run of reading: a small buffer is read again and again.
 const RUN_BYTES: usize = 128 << 20;
 
@@ -34,6 +36,18 @@ pub fn int8_ops() -> Option<f64> {
         dot_products(isa, TURNS);
     };
     Some(best(run, ops_a_turn * TURNS))
+}
+
+/// Seconds to hand a task to the pool's threads and to hear that it is done; 0 where there is one thread.
+pub fn hand_over_secs() -> f64 {
+    let secs = |()| {
+        let began = Instant::now();
+        for _ in 0..HAND_OVERS {
+            share_out(|_| {});
+        }
+        began.elapsed().as_secs_f64() / f64::from(HAND_OVERS)
+    };
+    if threads() < 2 { 0.0 } else { [(); RUNS].into_iter().map(secs).fold(f64::INFINITY, f64::min) }
 }
 
 /// Bytes a second when a buffer of so many bytes is read again and again, a part of it by each thread; `None` where there
@@ -74,6 +88,7 @@ mod tests {
     #[test]
     fn what_is_measured_is_a_rate() {
         assert!(float_flops() > 0.0);
+        assert!(hand_over_secs().is_finite());
         assert!(read_bytes_per_second(1 << 16).unwrap() > 0.0);
         assert_eq!(int8_ops().is_some(), Isa::current() >= Isa::Avx2);
         assert_eq!(read_bytes_per_second(usize::MAX / 2), None, "no machine has so much");

@@ -29,7 +29,7 @@ pub use activations::Activations;
 pub use attention::{HeadShape, Sight, attend, attend_scratch_bytes};
 pub use block_type::BlockType;
 pub use blocks::Blocks;
-pub use ceilings::{float_flops, int8_ops, read_bytes_per_second};
+pub use ceilings::{float_flops, hand_over_secs, int8_ops, read_bytes_per_second};
 pub use divergence::{Divergence, divergence};
 pub use floats::{Floats, Fp8Scales, Zeros};
 pub use ints::Ints;

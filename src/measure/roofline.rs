@@ -10,8 +10,10 @@
 use crate::model::{Arithmetic, Operation, OperationGroup};
 use crate::study::{Ceilings, MemoryLevel, OperationProfile, PassProfile};
 
-/// The share of its ceiling from which an operation is said to be bound by it. Below, the time goes elsewhere: handing
-/// work to threads, short loops, functions that are not counted.
+/// An operation that takes less than so many hand-overs, and reaches less than [`BINDING_SHARE`] of its ceiling, is bound
+/// by what surrounds it: handing work to threads, calls, the ends of loops.
+pub const SHORT_HAND_OVERS: f64 = 10.0;
+/// The share of its ceiling from which even a short operation is said to be bound by it.
 pub const BINDING_SHARE: f64 = 0.25;
 
 /// What an operation's time goes to.
@@ -23,7 +25,7 @@ pub enum Bound {
     Cache,
     /// Arithmetic.
     Compute,
-    /// None of the ceilings is near: what surrounds the work on the host.
+    /// What surrounds the work on the host: it is too short to come near a ceiling.
     Overhead,
 }
 
@@ -71,8 +73,9 @@ impl Effort {
             ideal_secs: ideal.secs(),
             ..Self::default()
         };
-        let is_near = effort.ceiling_share().is_some_and(|share| share >= BINDING_SHARE);
-        let bound = if is_near { ideal.bound() } else { Bound::Overhead };
+        let is_short = secs < SHORT_HAND_OVERS * ceilings.hand_over_secs;
+        let is_far = effort.ceiling_share().is_none_or(|share| share < BINDING_SHARE);
+        let bound = if is_short && is_far { Bound::Overhead } else { ideal.bound() };
         effort.secs_by_bound[bound as usize] = secs;
         effort
     }

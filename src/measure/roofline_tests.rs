@@ -19,6 +19,7 @@ fn ceilings() -> Ceilings {
         reads: vec![cache, main],
         float_flops: 200e9,
         int8_ops: Some(800e9),
+        hand_over_secs: 1e-6,
         threads: 2,
         instructions: "test".to_owned(),
     }
@@ -62,7 +63,7 @@ fn each_operation_is_under_the_right_ceiling() {
     let compute = operation(Operation::Query, 25_000_000, 4_000_000_000, 0, 10_000_000);
     // 500 kB of states fit the cache: 5 µs at 100 GB/s.
     let cache = operation(Operation::Activation, 10_000, 1000, 0, 500_000);
-    // 10 kB are 0.1 µs, of 5.
+    // 10 kB are 0.1 µs, of 5, which are less than ten hand-overs.
     let overhead = operation(Operation::Rope, 5_000, 1000, 0, 10_000);
     let pass = pass(vec![compute, memory, cache, overhead]);
     let found = efforts(&pass, &ceilings());
@@ -76,6 +77,8 @@ fn each_operation_is_under_the_right_ceiling() {
     near(found[1].intensity().unwrap(), 40e6 / 20_001_000.0);
     near(found[2].ceiling_share().unwrap(), 0.5);
     near(found[3].ceiling_share().unwrap(), 0.02);
+    let long = operation(Operation::Rope, 50_000, 1000, 0, 10_000);
+    assert_eq!(total(&self::pass(vec![long]), &ceilings()).bound(), Bound::Cache, "long, and slow for its bytes");
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod inspector;
 mod model;
 mod model_export;
 mod paths;
+mod profiler;
 mod run;
 #[expect(clippy::module_inception, reason = "the folder is named after its main type")]
 mod session;
@@ -28,5 +29,6 @@ pub use handle::DriverHandle;
 pub use inspector::{InspectRequest, Inspection, InspectionState};
 pub use model::{ModelState, OpenModel};
 pub use model_export::{ExportStep, ModelExport, ModelExportError, export_model};
+pub use profiler::{ProfileRequest, ProfileState, Profiling};
 pub use run::RunStatus;
 pub use session::{Session, Wake};

@@ -12,6 +12,7 @@ use crate::model::ModelSource;
 use crate::session::handle::{DriverHandle, Record, Update};
 use crate::session::inspector::{InspectRequest, Inspection, Inspector};
 use crate::session::model::open_model;
+use crate::session::profiler::{ProfileRequest, Profiler, Profiling};
 use crate::session::run::{Run, RunStatus};
 use crate::session::{CacheState, ModelState, OpenModel, StartError, cache, devices, paths};
 use crate::study::{Study, StudyHeader, StudySpec, journal};
@@ -33,6 +34,7 @@ pub struct Session {
     journal: Option<PathBuf>,
     running: Option<(DriverHandle, Run)>,
     inspector: Inspector,
+    profiler: Profiler,
     tasks: (Sender<TaskResult>, Receiver<TaskResult>),
     telemetry: Telemetry,
     devices: Vec<DeviceInfo>,
@@ -66,6 +68,7 @@ impl Session {
             journal: None,
             running: None,
             inspector: Inspector::default(),
+            profiler: Profiler::default(),
             tasks: bounded(16),
             telemetry,
             devices,
@@ -90,9 +93,10 @@ impl Session {
         Self { worker: Some(exe), ..self }
     }
 
-    /// Begins to open a model on a thread of its own. Inspections of the one before are forgotten.
+    /// Begins to open a model on a thread of its own. Inspections and the profile of the one before are forgotten.
     pub fn open(&mut self, source: ModelSource) {
         self.inspector.forget();
+        self.profiler.forget();
         self.model = ModelState::Opening(source.clone());
         self.task("task-open", move || TaskResult::Opened(source.clone(), open_model(source).map(Arc::new)));
     }
@@ -106,7 +110,7 @@ impl Session {
     /// is waiting.
     pub fn poll(&mut self, budget: Duration) -> (bool, bool) {
         let began = Instant::now();
-        let mut any = self.refresh_devices() | self.poll_inspector();
+        let mut any = self.refresh_devices() | self.poll_inspector() | self.profiler.poll();
         loop {
             if let Ok(result) = self.tasks.1.try_recv() {
                 self.take_task(result);
@@ -177,6 +181,7 @@ impl Session {
             self.show(Study::default(), None);
         }
         self.inspector.make_way();
+        self.profiler.cancel();
         let record = resume.map_or_else(|| Record::New(self.studies_dir.clone()), Record::Resume);
         let run = Run::new(&header.spec);
         let driver = DriverHandle::start(header, record, runner, Arc::clone(&self.wake))?;
@@ -238,6 +243,29 @@ impl Session {
         self.inspector.shown()
     }
 
+    /// Takes the passes of a variant of the open model apart. Refused while a study runs, which it would disturb.
+    pub fn profile(&mut self, request: ProfileRequest) {
+        let ModelState::Open(model) = &self.model else {
+            return self.notice(Level::Warn, "open a model before you profile it".to_owned());
+        };
+        if self.running.is_some() {
+            return self.notice(Level::Warn, "stop the running study before you profile a variant".to_owned());
+        }
+        let config = self.worker_config(model.source.clone(), request.device);
+        self.inspector.make_way();
+        self.profiler.begin(request, config, &self.wake);
+    }
+
+    /// Ends the running profile.
+    pub fn cancel_profile(&mut self) {
+        self.profiler.cancel();
+    }
+
+    /// The profile of the open model that was asked for last, as far as it is.
+    pub fn profiling(&self) -> Option<&Profiling> {
+        self.profiler.shown()
+    }
+
     /// The devices of this machine.
     pub fn devices(&self) -> &[DeviceInfo] {
         &self.devices
@@ -283,7 +311,8 @@ impl Session {
 
     fn poll_inspector(&mut self) -> bool {
         let ModelState::Open(model) = &self.model else { return false };
-        let may_begin = self.running.is_none() && self.inspector.is_waiting();
+        let is_quiet = self.running.is_none() && !self.profiler.is_running();
+        let may_begin = is_quiet && self.inspector.is_waiting();
         let config = may_begin.then(|| self.worker_config(model.source.clone(), DeviceSpec::all_cores()));
         self.inspector.poll(config, model, &self.wake)
     }

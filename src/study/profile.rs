@@ -139,6 +139,8 @@ pub struct Ceilings {
     pub float_flops: f64,
     /// Those of 8-bit integers a second; absent where the instructions have no product for them.
     pub int8_ops: Option<f64>,
+    /// Time to hand work to all threads and to hear that it is done, in seconds: no operation that is shared takes less.
+    pub hand_over_secs: f64,
     /// Threads that reached it together.
     pub threads: u16,
     /// The set of instructions: `avx512-vnni`.
@@ -180,9 +182,9 @@ impl MemoryLevel {
 }
 
 impl Ceilings {
-    /// The nearest memory that holds so many bytes; main memory holds any number.
+    /// The nearest memory that surely holds so many bytes, because as many were read from it; main memory holds any number.
     pub fn read_of(&self, bytes: u64) -> Option<&ReadCeiling> {
-        self.reads.iter().find(|read| read.capacity_bytes.is_none_or(|capacity| bytes <= capacity))
+        self.reads.iter().find(|read| read.memory == MemoryLevel::Main || bytes <= read.buffer_bytes)
     }
 
     /// Operations a second in an arithmetic; integers without a product of their own are done as floats.

@@ -49,7 +49,14 @@ impl Executor for FaultExecutor {
     ) -> Result<(Measurements, Vec<Caution>, ProfileReport), Failure> {
         let (measurements, cautions) = self.run(spec, sink)?;
         let reads = Vec::new();
-        let ceilings = Ceilings { reads, float_flops: 0.0, int8_ops: None, threads: 1, instructions: String::new() };
+        let ceilings = Ceilings {
+            reads,
+            float_flops: 0.0,
+            int8_ops: None,
+            hand_over_secs: 0.0,
+            threads: 1,
+            instructions: String::new(),
+        };
         let profile = ProfileReport { passes: Vec::new(), ceilings, conditions: Conditions::default() };
         Ok((measurements, cautions, profile))
     }

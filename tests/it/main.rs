@@ -10,6 +10,7 @@ mod inspector;
 mod journal;
 mod numerics;
 mod panels;
+mod profile_panel;
 mod screenshots;
 mod session;
 mod study_replay;

@@ -64,6 +64,7 @@ impl World {
             study: &self.study,
             status: None,
             inspection: None,
+            profiling: None,
             selection: &self.selection,
             devices: &[],
             telemetry: &self.telemetry,

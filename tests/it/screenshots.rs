@@ -77,6 +77,20 @@ fn a_layer_in_a_narrow_tile() {
     shoot(&mut harness, "layer_1600x1000_dark", &mut results);
 }
 
+/// A profile in the tab beside the comparison, and the tile before there is one.
+#[test]
+fn a_profile_in_a_narrow_tile_and_none() {
+    let mut results = SnapshotResults::new();
+    let mut world = World::with_profile();
+    world.study = done().study;
+    let mut harness = world.harness(SIZES[1], Theme::Light);
+    harness.get_by_label("Profile").click();
+    harness.run();
+    shoot(&mut harness, "profile_1600x1000_light", &mut results);
+    let mut harness = alone(World::with_model(), TILE, Tile::Profile, Theme::Dark);
+    shoot(&mut harness, "profile_empty_dark", &mut results);
+}
+
 fn shoot(harness: &mut Harness<'_, World>, name: &str, results: &mut SnapshotResults) {
     let options = SnapshotOptions::new().output_path("screenshots");
     results.add(harness.try_snapshot_options(name, &options));
@@ -120,6 +134,7 @@ fn each_tile_in_both_themes() {
             let world = match tile {
                 Tile::Whole => edited(),
                 Tile::Inspector => World::with_inspection(),
+                Tile::Profile => World::with_profile(),
                 _ => done(),
             };
             let mut harness = alone(world, TILE, tile, theme);

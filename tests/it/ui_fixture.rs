@@ -18,8 +18,11 @@ use trimtab::model::{
     StoredFormat,
 };
 use trimtab::recipe::{LayerSettings, presets};
-use trimtab::session::{CacheState, InspectRequest, Inspection, InspectionState, ModelState, OpenModel, RunStatus};
-use trimtab::study::Study;
+use trimtab::session::{
+    CacheState, InspectRequest, Inspection, InspectionState, ModelState, OpenModel, ProfileRequest, ProfileState,
+    Profiling, RunStatus,
+};
+use trimtab::study::{ProfileReport, ProfileWorkload, Study};
 use trimtab::telemetry::TelemetrySnapshot;
 use trimtab::worker::heat_map::HeatMap;
 use trimtab::worker::inspection::LayerView;
@@ -30,6 +33,7 @@ pub(crate) struct World {
     pub editor: Editor,
     pub selection: Selection,
     pub inspection: Option<Inspection>,
+    pub profiling: Option<Profiling>,
     pub sweep: SweepSettings,
     pub plan: SweepPlan,
     pub study: Study,
@@ -55,6 +59,7 @@ impl World {
             editor: Editor::default(),
             selection: Selection::default(),
             inspection: None,
+            profiling: None,
             sweep: SweepSettings::default(),
             plan: SweepPlan::default(),
             study: Study::default(),
@@ -90,6 +95,19 @@ impl World {
         world.selection.layers.insert(layer.clone());
         world.inspection = Some(inspection(InspectRequest { layer, calibration: None }));
         world.sweep.calibration = PathBuf::from("/texts/calibration.jsonl");
+        world
+    }
+
+    /// A model open and its q8_0 variant profiled, as a worker recorded it.
+    pub(crate) fn with_profile() -> Self {
+        let recorded = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/profile.json");
+        let report: ProfileReport = serde_json::from_slice(&std::fs::read(recorded).unwrap()).unwrap();
+        let recipe = presets().iter().find(|preset| preset.id == "q8_0").expect("it is shipped").recipe();
+        let workload = ProfileWorkload { prompt: 256, context: 255, repetitions: 16 };
+        let request = ProfileRequest { recipe, device: DeviceSpec::Cpu { threads: 2 }, workload };
+        let mut world = Self::with_model();
+        let (state, report, generation) = (ProfileState::Done, Some(Arc::new(report)), 1);
+        world.profiling = Some(Profiling { request, state, progress: None, report, cautions: Vec::new(), generation });
         world
     }
 
@@ -136,6 +154,7 @@ impl World {
             study: &self.study,
             status: self.status,
             inspection: self.inspection.as_ref(),
+            profiling: self.profiling.as_ref(),
             selection: &self.selection,
             devices: std::slice::from_ref(&self.device),
             device: self.device.spec,

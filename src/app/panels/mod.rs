@@ -5,6 +5,7 @@ pub mod hardware;
 pub mod inspector;
 pub mod live;
 pub mod log;
+pub mod profile;
 pub mod recipe;
 pub mod sweep;
 pub mod trade_off;
@@ -37,6 +38,7 @@ pub fn registry() -> BTreeMap<Tile, Box<dyn Panel>> {
         (Tile::Quality, Box::<live::LiveQualityPanel>::default()),
         (Tile::Compare, Box::<compare::ComparePanel>::default()),
         (Tile::Inspector, Box::<inspector::InspectorPanel>::default()),
+        (Tile::Profile, Box::<profile::ProfilePanel>::default()),
         (Tile::Trials, Box::<trials::TrialsPanel>::default()),
         (Tile::Hardware, Box::<hardware::HardwarePanel>::default()),
         (Tile::Log, Box::<log::LogPanel>::default()),

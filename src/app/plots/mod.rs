@@ -14,6 +14,7 @@ pub mod live;
 pub mod live_csv;
 pub mod metrics;
 pub mod paint;
+pub mod profile;
 pub mod running_mean;
 pub mod scale;
 pub mod settings_difference;

@@ -54,6 +54,10 @@ impl<const N: usize> Task for MultiplyAdds<N> {
     fn run<S: Simd>(self, simd: S) {
         let (a, b) = (simd.splat(black_box(0.5)), simd.splat(black_box(0.25)));
         let mut sums = [simd.splat(0.0); N];
+        // Sums that differ, so that no compiler makes one for all of them.
+        for (number, sum) in sums.iter_mut().enumerate() {
+            *sum = simd.splat(black_box(number as f32));
+        }
         for _ in 0..self.turns {
             for sum in &mut sums {
                 *sum = simd.multiply_add(a, *sum, b);

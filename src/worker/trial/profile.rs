@@ -177,7 +177,7 @@ fn ceilings(threads: u16) -> Ceilings {
     let mut reads: Vec<ReadCeiling> = Vec::new();
     for cache in caches.iter().filter(|cache| cache.level >= NEAREST_LEVEL) {
         let capacity = cache.bytes_of(threads);
-        reads.extend(read(MemoryLevel::Cache(cache.level), Some(capacity), capacity / 2));
+        reads.extend(read(MemoryLevel::Cache(cache.level), Some(capacity), capacity * 3 / 4));
     }
     let last = caches.last().map_or(0, |cache| cache.bytes_of(threads));
     reads.extend(read(MemoryLevel::Main, None, (last * BEYOND_CACHES).max(MIN_MAIN_BYTES)));
@@ -185,6 +185,7 @@ fn ceilings(threads: u16) -> Ceilings {
         reads,
         float_flops: kernels::float_flops(),
         int8_ops: kernels::int8_ops(),
+        hand_over_secs: kernels::hand_over_secs(),
         threads,
         instructions: Isa::current().name().to_owned(),
     }
