@@ -8,9 +8,8 @@ use std::arch::x86_64::{
     _mm512_abs_ps, _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi8,
     _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_cvtps_epi32, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
     _mm512_loadu_si512, _mm512_madd_epi16, _mm512_maddubs_epi16, _mm512_max_epu32, _mm512_mul_ps, _mm512_or_si512,
-    _mm512_reduce_max_epu32, _mm512_set1_epi8, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_si512, _mm512_sll_epi16, _mm512_srl_epi16, _mm512_srli_epi16, _mm512_storeu_ps, _mm512_sub_epi8,
-    _mm512_xor_si512,
+    _mm512_reduce_max_epu32, _mm512_set1_epi8, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_sll_epi16,
+    _mm512_srl_epi16, _mm512_storeu_ps,
 };
 
 use half::f16;
@@ -73,7 +72,7 @@ impl<const HAS_DOT: bool> Lanes for Avx512<HAS_DOT> {
     type Ints = __m512i;
     type Floats = __m512;
     const PARTS: usize = 1;
-    const CENTERS: bool = !HAS_DOT;
+    const CENTERS: bool = false;
     const MAX_ROWS: usize = 8;
 
     #[inline(always)]
@@ -114,26 +113,18 @@ impl<const HAS_DOT: bool> Lanes for Avx512<HAS_DOT> {
         unsafe { _mm512_set1_epi32(value) }
     }
 
-    /// Without the instruction as in [`super::avx2`].
+    /// Without the instruction as in [`super::avx2`], but for codes of 8 bits: those run there.
     #[inline(always)]
     fn dot<const IS_WIDE: bool>(self, sum: __m512i, bytes: __m512i, inputs: [i8; 4]) -> __m512i {
         let inputs = i32::from_ne_bytes(inputs.map(i8::cast_unsigned));
         // SAFETY: the type's invariant.
         unsafe {
             let inputs = _mm512_set1_epi32(inputs);
+            debug_assert!(HAS_DOT || !IS_WIDE, "codes below 128");
             if HAS_DOT {
                 return _mm512_dpbusd_epi32(sum, bytes, inputs);
             }
-            let pairs = if IS_WIDE {
-                let centered = _mm512_xor_si512(bytes, _mm512_set1_epi8(-128));
-                // All bits where the code is negative: exclusive or, and taking it away, changes the sign.
-                let ones = _mm512_and_si512(_mm512_srli_epi16::<7>(centered), _mm512_set1_epi8(1));
-                let signs = _mm512_sub_epi8(_mm512_setzero_si512(), ones);
-                let magnitudes = _mm512_sub_epi8(_mm512_xor_si512(centered, signs), signs);
-                _mm512_maddubs_epi16(magnitudes, _mm512_sub_epi8(_mm512_xor_si512(inputs, signs), signs))
-            } else {
-                _mm512_maddubs_epi16(bytes, inputs)
-            };
+            let pairs = _mm512_maddubs_epi16(bytes, inputs);
             _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
         }
     }

@@ -67,14 +67,15 @@ fn run_on<F: Format>(job: &Job<'_>, share: Share, isa: Isa) {
         // SAFETY: the processor has the instructions.
         Isa::Avx512Vnni => unsafe { avx512::run_vnni::<F>(job, share) },
         #[cfg(target_arch = "x86_64")]
+        // The signs of 8-bit codes cost more over 512 bits than the width saves.
         // SAFETY: as above.
-        Isa::Avx512 => unsafe { avx512::run::<F>(job, share) },
+        Isa::Avx512 if F::SHAPE.low < 8 => unsafe { avx512::run::<F>(job, share) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2Vnni => unsafe { avx2::run_vnni::<F>(job, share) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { avx2::run::<F>(job, share) },
+        Isa::Avx2 | Isa::Avx512 => unsafe { avx2::run::<F>(job, share) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: the processor has the instructions.
         Isa::Neon => unsafe { neon::run::<F>(job, share) },
