@@ -209,14 +209,11 @@ impl App {
     }
 
     fn dialog(&mut self, kind: DialogKind) {
+        let model = || graph(&self.session).map(|graph| graph.name.clone()).unwrap_or_default();
         let name = match kind {
             DialogKind::Export(ExportKind::Recipe) => self.editor.draft().recipe.name.clone(),
-            _ => {
-                let model = graph(&self.session).map(|graph| graph.name.clone()).unwrap_or_default();
-                let is_profile = |kind| matches!(kind, ExportKind::ProfileTrace | ExportKind::ProfileCsv);
-                let is_profile = matches!(kind, DialogKind::Export(kind) if is_profile(kind));
-                if is_profile { format!("{model}-profile") } else { model }
-            }
+            DialogKind::Export(ExportKind::ProfileTrace | ExportKind::ProfileCsv) => format!("{}-profile", model()),
+            _ => model(),
         };
         let started = self.tasks.dialog(kind, dialogs::suggested(kind, &name));
         self.report(started.map(drop));

@@ -61,9 +61,9 @@ pub(super) fn run(args: &ProfileArgs, out: &mut Out) -> anyhow::Result<Verdict> 
         say(&format!("wrote {} ({}); ui.perfetto.dev opens it", quoted(path), bytes(text.len() as u64)));
     }
     if args.json {
-        out.json(&as_json(&ran, report)?)?
+        out.json(&as_json(&ran, report)?)?;
     } else {
-        out.data(&as_text(&ran.recipe.name, report))?
+        out.data(&as_text(&ran.recipe.name, report))?;
     }
     say_cautions(&ran.cautions);
     Ok(Verdict::Done)

@@ -166,7 +166,11 @@ pub fn efforts(pass: &PassProfile, ceilings: &Ceilings) -> Vec<Effort> {
 
 /// The effort of the whole pass.
 pub fn total(pass: &PassProfile, ceilings: &Ceilings) -> Effort {
-    summed(pass, ceilings, |_| ()).into_iter().map(|(_, effort)| effort).next().unwrap_or_default()
+    let mut sum = Effort::default();
+    for effort in &efforts(pass, ceilings) {
+        sum.add(effort);
+    }
+    sum
 }
 
 /// The efforts over all blocks, by operation in the order of execution.

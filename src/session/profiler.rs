@@ -187,11 +187,11 @@ impl Task {
         worker.submit_profile(&spec, workload);
         while !self.cancelled.load(Ordering::Relaxed) {
             match worker.next_event(LOOK_UP) {
-                Some(StudyEvent::Progress { phase, done, total, .. }) => {
-                    // A full channel only means that the window has not looked for a while.
-                    if self.updates.try_send(Update::Progress(phase, done, total)).is_ok() {
-                        wake();
-                    }
+                // A full channel only means that the window has not looked for a while.
+                Some(StudyEvent::Progress { phase, done, total, .. })
+                    if self.updates.try_send(Update::Progress(phase, done, total)).is_ok() =>
+                {
+                    wake();
                 }
                 Some(StudyEvent::TrialFinished { outcome, cautions, .. }) => {
                     let result = match (outcome, worker.take_profile()) {

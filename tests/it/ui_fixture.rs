@@ -98,7 +98,7 @@ impl World {
         world
     }
 
-    /// A model open and its q8_0 variant profiled, as a worker recorded it.
+    /// A model open and its `q8_0` variant profiled, as a worker recorded it.
     pub(crate) fn with_profile() -> Self {
         let recorded = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/profile.json");
         let report: ProfileReport = serde_json::from_slice(&std::fs::read(recorded).unwrap()).unwrap();

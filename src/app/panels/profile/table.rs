@@ -9,6 +9,9 @@ use crate::measure::roofline::Effort;
 use crate::model::Operation;
 use crate::units::{count, duration, per_second, percent, significant};
 
+/// Width below which a row has no room for all numbers, in points.
+const NARROW: f32 = 480.0;
+
 /// Where a column's text stands, as a share of the width: numbers end there, words begin there.
 const PLACES: [(f32, Align2); 6] = [
     (0.0, Align2::LEFT_CENTER),
@@ -81,9 +84,14 @@ fn row_ui(shown: &Shown<'_>, ui: &mut Ui, index: usize, (operation, effort): &(O
         Rect::from_min_size(Pos2::new(rect.left(), rect.bottom() - 3.0), vec2(rect.width() * 0.37 * share as f32, 2.0));
     ui.painter().rect_filled(bar, 0.0, color(operation.group(), tokens));
     let giga = |rate: Option<f64>| rate.map_or_else(String::new, |rate| significant(rate / 1e9, 3));
+    // The bar shows the share where there is no room for its number.
+    let time = match duration(effort.secs) {
+        time if rect.width() < NARROW => time,
+        time => format!("{time} {:>6}", percent_short(share)),
+    };
     let texts = [
         name.to_owned(),
-        format!("{} {:>6}", duration(effort.secs), percent_short(share)),
+        time,
         giga(effort.flops_per_second().filter(|rate| *rate > 0.0)),
         giga(effort.bytes_per_second()),
         effort.ceiling_share().map_or_else(String::new, percent_short),
@@ -93,7 +101,7 @@ fn row_ui(shown: &Shown<'_>, ui: &mut Ui, index: usize, (operation, effort): &(O
     for ((text, (place, align)), column) in texts.into_iter().zip(PLACES).zip(Column::ALL) {
         let at = Pos2::new(rect.left() + rect.width() * place, rect.center().y);
         let (font, shade) = match column {
-            Column::Operation => (FontId::proportional(MONO), tokens.text),
+            Column::Operation => (FontId::proportional(if rect.width() < NARROW { SMALL } else { MONO }), tokens.text),
             Column::Bound => (FontId::proportional(SMALL), tokens.text_weak),
             _ => (FontId::monospace(SMALL), tokens.text),
         };
