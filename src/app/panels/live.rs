@@ -186,7 +186,7 @@ fn memory_ui(ui: &mut Ui, model: &MemoryCurve, results: &ResultsWords) {
     let shown = plot.show(ui, |plot_ui| {
         phase_bands(plot_ui, &model.phases, tokens);
         for (number, gpu) in model.gpus.iter().enumerate() {
-            plot_ui.line(gpu_line(gpu, number, tokens));
+            plot_ui.line(gpu_line(&gpu.points, number, tokens));
         }
         let worker =
             Line::new("", PlotPoints::Borrowed(&model.worker)).color(tokens.variant).width(1.8).allow_band(false);
@@ -210,11 +210,11 @@ fn memory_ui(ui: &mut Ui, model: &MemoryCurve, results: &ResultsWords) {
         at = line_legend(&painter, at, tokens.text_weak, &(words.peak)(&significant(peak, 3)), tokens);
     }
     for (number, gpu) in model.gpus.iter().enumerate() {
-        let newest = gpu.last().map_or(0.0, |point| point.y);
-        let text = format!("{} {} MiB", (words.gpu)(number), significant(newest, 3));
+        let newest = gpu.points.last().map_or(0.0, |point| point.y);
+        let text = format!("{} {} MiB", (words.gpu)(number, gpu.is_own), significant(newest, 3));
         at = line_legend(&painter, at, gpu_color(number, tokens), &text, tokens);
     }
-    if !model.gpus.is_empty() {
+    if model.gpus.iter().any(|gpu| !gpu.is_own) {
         response.on_hover_text(words.gpu_hint);
     }
 }

@@ -145,13 +145,22 @@ pub struct PhaseSpan {
     pub to_secs: f64,
 }
 
+/// Memory of one GPU over time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GpuMemoryCurve {
+    /// Seconds and MiB.
+    pub points: Vec<PlotPoint>,
+    /// It is that of our processes; that of all where the driver does not tell them apart.
+    pub is_own: bool,
+}
+
 /// Memory over time.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct MemoryCurve {
     /// Resident memory of the worker: seconds and MiB.
     pub worker: Vec<PlotPoint>,
-    /// Memory in use on each GPU by all processes: seconds and MiB; only while the trial runs, and only with a GPU.
-    pub gpus: Vec<Vec<PlotPoint>>,
+    /// Memory in use on each GPU: only while the trial runs, and only with a GPU.
+    pub gpus: Vec<GpuMemoryCurve>,
     /// Phases, where they were seen.
     pub phases: Vec<PhaseSpan>,
     /// The peak that the kernel counted, in MiB.
@@ -200,12 +209,21 @@ fn phase_spans(begins: &[(u64, Phase)], now: f64) -> Vec<PhaseSpan> {
         .collect()
 }
 
-/// GPU memory with the clock of the trial.
-fn gpu_curves(telemetry: &TelemetrySnapshot, now: f64, columns: usize) -> Vec<Vec<PlotPoint>> {
-    let n_gpus = telemetry.history.last().map_or(0, |newest| newest.gpus.len());
-    let read = |gpu: &GpuSample| gpu.memory_used_bytes.map(mib);
-    let curves = (0..n_gpus).map(|number| gpu_curve(telemetry, number, now, columns, read));
-    curves.filter(|points| !points.is_empty()).collect()
+/// GPU memory with the clock of the trial: ours where the newest reading tells it, else that of all.
+fn gpu_curves(telemetry: &TelemetrySnapshot, now: f64, columns: usize) -> Vec<GpuMemoryCurve> {
+    let Some(newest) = telemetry.history.last() else { return Vec::new() };
+    let own = |gpu: &GpuSample| gpu.own_memory_bytes.map(mib);
+    let all = |gpu: &GpuSample| gpu.memory_used_bytes.map(mib);
+    let curve = |(number, gpu): (usize, &GpuSample)| {
+        let is_own = gpu.own_memory_bytes.is_some();
+        let points = if is_own {
+            gpu_curve(telemetry, number, now, columns, own)
+        } else {
+            gpu_curve(telemetry, number, now, columns, all)
+        };
+        GpuMemoryCurve { points, is_own }
+    };
+    newest.gpus.iter().enumerate().map(curve).filter(|curve| !curve.points.is_empty()).collect()
 }
 
 /// A quantity of one GPU with the clock of the trial.

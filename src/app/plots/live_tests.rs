@@ -61,7 +61,11 @@ fn gpu_memory_is_drawn_only_when_it_is_read() {
     let curve = MemoryCurve::new(&study, source, &with(Some(3 << 20)), 300);
     assert_eq!(curve.gpus.len(), 1);
     let now = curve.worker.last().unwrap().x;
-    assert_eq!(curve.gpus[0].last().unwrap(), &PlotPoint::new(now, 3.0));
+    assert_eq!((curve.gpus[0].points.last().unwrap(), curve.gpus[0].is_own), (&PlotPoint::new(now, 3.0), false));
+    let mut own = with(Some(3 << 20));
+    own.history.iter_mut().for_each(|sample| sample.gpus[0].own_memory_bytes = Some(1 << 20));
+    let curve = MemoryCurve::new(&study, source, &own, 300);
+    assert_eq!((curve.gpus[0].points.last().unwrap(), curve.gpus[0].is_own), (&PlotPoint::new(now, 1.0), true));
     assert!(MemoryCurve::new(&study, source, &with(None), 300).gpus.is_empty());
 }
 
