@@ -14,8 +14,8 @@ const SHARED: usize = 1 << 15;
 const DIRECT_ROWS: usize = 4;
 /// Rows up to which packed weights become numbers in registers, at every pass; for more rows a block's do so once.
 const MOST_DIRECT_ROWS: usize = 12;
-/// Inputs times panels of one block: its weights (32 KiB as numbers) stay in the first-level cache while rows pass.
-const BLOCK: usize = 512;
+/// Inputs times panels of one block: its weights (64 KiB as numbers) stay in the second-level cache while rows pass.
+const BLOCK: usize = 1024;
 /// Rows of one block: their sums (up to 96 KiB) stay in the second-level cache.
 const BLOCK_ROWS: usize = 384;
 
@@ -96,7 +96,7 @@ impl<S: Simd, F: Format> Product<'_, S, F> {
         for panels in even_parts(panels, S::PANELS[rows.len() - 1]) {
             let sums = &mut sums[..rows.len() * panels.len()];
             let operands = self.operands(panels.start, &rows, 0..self.n_inputs);
-            by_rows(self.simd, operands, [rows.len(), panels.len()], sums, false);
+            by_rows(self.simd, &operands, [rows.len(), panels.len()], sums, false);
             self.write(&panels, &rows, sums);
         }
     }
@@ -120,9 +120,9 @@ impl<S: Simd, F: Format> Product<'_, S, F> {
                         let sums = &mut sums[(part.start - rows.start) * panels.len()..][..part.len() * panels.len()];
                         let size = [part.len(), panels.len()];
                         if is_direct {
-                            by_rows(self.simd, operands, size, sums, first > 0);
+                            by_rows(self.simd, &operands, size, sums, first > 0);
                         } else {
-                            by_rows(self.simd, operands.with_copy(wide), size, sums, first > 0);
+                            by_rows(self.simd, &operands.with_copy(wide), size, sums, first > 0);
                         }
                     }
                 }
@@ -208,7 +208,7 @@ fn lines<T: Copy>(kept: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
 /// The tile of `size` rows and panels.
 fn by_rows<S: Simd, F: Format>(
     simd: S,
-    operands: Operands<'_, F>,
+    operands: &Operands<'_, F>,
     size: [usize; 2],
     sums: &mut [Line],
     is_added: bool,
@@ -225,7 +225,7 @@ fn by_rows<S: Simd, F: Format>(
 
 fn by_panels<S: Simd, F: Format, const R: usize>(
     simd: S,
-    operands: Operands<'_, F>,
+    operands: &Operands<'_, F>,
     panels: usize,
     sums: &mut [Line],
     is_added: bool,
@@ -243,7 +243,7 @@ fn by_panels<S: Simd, F: Format, const R: usize>(
 /// Tiles that no product asks for are not compiled.
 fn tile<S: Simd, F: Format, const R: usize, const N: usize>(
     simd: S,
-    operands: Operands<'_, F>,
+    operands: &Operands<'_, F>,
     sums: &mut [Line],
     is_added: bool,
 ) {

@@ -56,7 +56,7 @@ impl<F: Format> Operands<'_, F> {
 
 /// Adds the products of R rows with N panels to `sums` (R, N), or puts them there.
 pub(super) struct Tile<'a, F, const R: usize, const N: usize> {
-    pub(super) operands: Operands<'a, F>,
+    pub(super) operands: &'a Operands<'a, F>,
     pub(super) sums: &'a mut [Line],
     pub(super) is_added: bool,
 }
