@@ -46,9 +46,6 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, _value: &T) {}
-
-    #[inline(always)]
     fn fetch<T>(self, _value: &T) {}
 
     #[inline(always)]
