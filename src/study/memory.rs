@@ -85,7 +85,7 @@ impl MemoryEstimate {
         let mut seq = 0;
         if let Some(speed) = &workload.speed {
             seq = u64::from(speed.prompt);
-            let capacity = u64::from(speed.prompt + speed.decode).min(config.max_context as u64);
+            let capacity = (seq + u64::from(speed.decode)).min(config.max_context as u64);
             let native = (0..config.n_blocks).map(|block| config.block_shape(block));
             found.kv_cache_bytes = kv_row(config, native, KvFormat::default(), KvFormat::default()) * capacity;
             if is_variant || plan.kv_cache != KvCacheSettings::default() {

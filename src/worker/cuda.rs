@@ -56,7 +56,8 @@ fn find(named: Option<PathBuf>, beside: Option<&Path>, path: &OsStr) -> io::Resu
         let beside = beside.map_or_else(|| PROGRAM.to_owned(), |beside| beside.display().to_string());
         not_found(format!("{beside} was not found, nor {PROGRAM} on PATH; build it with scripts/build-cuda"))
     };
-    let on_path = env::split_paths(path).map(|folder| folder.join(PROGRAM));
+    // A relative folder of PATH would start what lies in the current one.
+    let on_path = env::split_paths(path).filter(|folder| folder.is_absolute()).map(|folder| folder.join(PROGRAM));
     beside.map(Path::to_path_buf).into_iter().chain(on_path).find(|program| program.is_file()).ok_or_else(missing)
 }
 
