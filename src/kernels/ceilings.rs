@@ -9,8 +9,8 @@ use crate::kernels::ints::dot_products;
 use crate::kernels::isa::Isa;
 use crate::kernels::pool::{share_out, threads};
 
-/// Runs of which the best counts.
-const RUNS: usize = 8;
+/// Runs of which the best counts: over a tenth of a second, so that a window that is being drawn does not slow all of them.
+const RUNS: usize = 32;
 /// Turns of a run of arithmetic: some milliseconds.
 const TURNS: u64 = 1 << 20;
 /// Tasks of a run of hand-overs.

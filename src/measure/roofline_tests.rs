@@ -143,3 +143,20 @@ fn what_cannot_be_told_is_absent() {
     let unread = total(&pass(vec![operation(Operation::Rope, 10, 0, 5, 5)]), &nothing);
     assert_eq!((unread.ideal_secs, unread.bound()), (0.0, Bound::Overhead), "no memory was measured");
 }
+
+#[test]
+fn no_operation_is_above_the_ceiling_of_its_arithmetic() {
+    let mut quick = operation(Operation::Gate, 1_000, 500_000, 5, 5);
+    let mut of = ceilings();
+    of.take_in(&[pass(vec![operation(Operation::Rope, 0, 9, 0, 0), quick.clone()])]);
+    near(of.float_flops, 500e9);
+    assert_eq!(of.int8_ops, Some(800e9), "integers are another arithmetic");
+    quick.arithmetic = Arithmetic::Int8;
+    of.int8_ops = None;
+    quick.flops = 600_000;
+    of.take_in(&[pass(vec![quick])]);
+    near(of.flops_of(Arithmetic::Int8), 600e9);
+    let slow = operation(Operation::Gate, 1_000, 10, 5, 5);
+    of.take_in(&[pass(vec![slow])]);
+    near(of.float_flops, 600e9);
+}

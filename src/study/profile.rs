@@ -194,4 +194,16 @@ impl Ceilings {
             Arithmetic::Int8 => self.int8_ops.unwrap_or(self.float_flops),
         }
     }
+
+    /// Raises the ceilings of arithmetic to what operations reached: on a busy machine the runs that measured them may have
+    /// been slower than the passes.
+    pub fn take_in(&mut self, passes: &[PassProfile]) {
+        for operation in passes.iter().flat_map(|pass| &pass.operations).filter(|operation| operation.nanos > 0) {
+            let most = match (operation.arithmetic, &mut self.int8_ops) {
+                (Arithmetic::Int8, Some(most)) => most,
+                _ => &mut self.float_flops,
+            };
+            *most = most.max(operation.flops as f64 / (operation.nanos as f64 * 1e-9));
+        }
+    }
 }

@@ -42,7 +42,9 @@ impl Open {
         });
         let passes = passes.collect::<Result<Vec<_>, _>>()?;
         let seen = disturbance.look();
-        let ceilings = self.ceilings.get_or_insert_with(|| ceilings(threads)).clone();
+        let ceilings = self.ceilings.get_or_insert_with(|| ceilings(threads));
+        ceilings.take_in(&passes);
+        let ceilings = ceilings.clone();
         let conditions = conditions.finish(threads);
         cautions.extend(plan_cautions(&plan));
         cautions.extend(disturbed(&seen, 0));
