@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::limits::Limit;
+use crate::checkpoint::random::RandomWeights;
 
 /// What tells one file from another, and a changed file from itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +31,18 @@ impl FileIdentity {
     }
 }
 
-/// A regular file, open for reading.
+/// A regular file, open for reading, or the random weights of a shape in the place of one.
 #[derive(Debug)]
 pub(crate) struct SourceFile {
-    file: File,
+    content: Content,
     path: PathBuf,
     identity: FileIdentity,
+}
+
+#[derive(Debug)]
+enum Content {
+    File(File),
+    Random(RandomWeights),
 }
 
 impl SourceFile {
@@ -56,7 +63,13 @@ impl SourceFile {
         let identity = FileIdentity::of(&file);
         let identity =
             identity.map_err(|source| CheckpointError::Io { action: "look at", source, path: path.clone() })?;
-        Ok(Self { file, path, identity })
+        Ok(Self { content: Content::File(file), path, identity })
+    }
+
+    /// Random weights under the path of their shape.
+    pub(super) fn random(weights: RandomWeights, path: &Path) -> Self {
+        let identity = FileIdentity { dev: 0, ino: 0, len: weights.len(), modified: (0, 0) };
+        Self { content: Content::Random(weights), path: path.to_owned(), identity }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -73,7 +86,8 @@ impl SourceFile {
 
     /// Fails when the open file is no longer what it was when it was opened.
     pub(super) fn check_unchanged(&self) -> Result<(), CheckpointError> {
-        let now = FileIdentity::of(&self.file).map_err(|source| self.io("look at", source))?;
+        let Content::File(file) = &self.content else { return Ok(()) };
+        let now = FileIdentity::of(file).map_err(|source| self.io("look at", source))?;
         if now == self.identity { Ok(()) } else { Err(CheckpointError::Changed { path: self.path.clone() }) }
     }
 
@@ -84,11 +98,19 @@ impl SourceFile {
         if bytes.try_reserve_exact(size).is_err() {
             return Err(self.io("read", io::ErrorKind::OutOfMemory.into()));
         }
+        let file = match &self.content {
+            Content::File(file) => file,
+            Content::Random(weights) => {
+                bytes.resize(size, 0);
+                weights.fill(offset, &mut bytes);
+                return Ok(bytes);
+            }
+        };
         self.check_unchanged()?;
         // Into memory as it comes: a first pass of zeros takes as long as the reading.
         while bytes.len() < size {
             let place = offset + bytes.len() as u64;
-            match rustix::io::pread(&self.file, spare_capacity(&mut bytes), place) {
+            match rustix::io::pread(file, spare_capacity(&mut bytes), place) {
                 Ok(0) => return Err(CheckpointError::Changed { path: self.path.clone() }),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(self.io("read", error.into())),
@@ -103,8 +125,15 @@ impl SourceFile {
     /// [`Self::read`] into memory of the caller's.
     pub(crate) fn read_into(&self, offset: u64, bytes: &mut [u8]) -> Result<(), CheckpointError> {
         self.size_within(offset, bytes.len() as u64)?;
+        let file = match &self.content {
+            Content::File(file) => file,
+            Content::Random(weights) => {
+                weights.fill(offset, bytes);
+                return Ok(());
+            }
+        };
         self.check_unchanged()?;
-        match self.file.read_exact_at(bytes, offset) {
+        match file.read_exact_at(bytes, offset) {
             Ok(()) => self.check_unchanged(),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(CheckpointError::Changed { path: self.path.clone() })

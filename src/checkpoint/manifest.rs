@@ -16,9 +16,10 @@ pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
 /// The names by which the program knows the tensors of a checkpoint.
 pub(super) type Names = BTreeMap<String, usize>;
 
-struct Needed {
-    name: String,
-    shape: Vec<usize>,
+/// A tensor that is not a matrix: a norm, a bias, or the rotary factors.
+pub(super) struct Vector {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
 }
 
 /// Everything that is not yet a graph: configuration, tensors, and where they come from.
@@ -44,7 +45,7 @@ impl Found<'_> {
     pub(super) fn into_graph(mut self) -> Result<ModelGraph, CheckpointError> {
         let mut layers = needed_layers(&self.config);
         self.apply_own(&mut layers)?;
-        let vectors = self.needed_vectors(&layers);
+        let vectors = needed_vectors(&self.config, &layers, |name| self.names.contains_key(name));
         self.check_present(&layers, &vectors)?;
         for layer in &mut layers {
             let mut formats = Vec::new();
@@ -66,7 +67,7 @@ impl Found<'_> {
                 return Err(self.refuse(format!("factors of {} in {} and {}", layer.path, up.name(), down.name())));
             }
             layer.stored = layer.sparse.map_or(formats[0], |sparse| sparse.values.dense());
-            let bias = self.entry(&format!("{}.bias", layer.path)).filter(|_| self.has_bias(layer.role));
+            let bias = self.entry(&format!("{}.bias", layer.path)).filter(|_| has_bias(&self.config, layer.role));
             layer.bias_len = bias.map_or(0, |_| layer.shape[0]);
         }
         let (mut other_bytes, mut other_weights) = (0, 0);
@@ -168,40 +169,7 @@ impl Found<'_> {
         self.entry(canonical).map(|entry| &entry.shape[..]).or_else(part)
     }
 
-    fn has_bias(&self, role: LayerRole) -> bool {
-        match role {
-            LayerRole::QProj | LayerRole::KProj | LayerRole::VProj | LayerRole::OProj => self.config.attention_bias,
-            LayerRole::GateProj | LayerRole::UpProj | LayerRole::DownProj => self.config.mlp_bias,
-            LayerRole::Embedding | LayerRole::Head => false,
-        }
-    }
-
-    /// Norms, biases and rotary factors.
-    fn needed_vectors(&self, layers: &[Layer]) -> Vec<Needed> {
-        let hidden = self.config.hidden_size;
-        let mut vectors = Vec::new();
-        for block in 0..self.config.n_blocks {
-            let shape = self.config.block_shape(block);
-            let norms = [("input_layernorm", shape.n_heads), ("post_attention_layernorm", shape.intermediate_size)];
-            for (norm, _) in norms.iter().filter(|(_, width)| *width > 0) {
-                vectors.push(Needed { name: format!("model.layers.{block}.{norm}.weight"), shape: vec![hidden] });
-            }
-        }
-        vectors.push(Needed { name: "model.norm.weight".to_owned(), shape: vec![hidden] });
-        for layer in layers.iter().filter(|layer| self.has_bias(layer.role)) {
-            let name = format!("{}.bias", layer.path);
-            // Some families have a bias on q, k and v only.
-            if layer.role != LayerRole::OProj || self.names.contains_key(&name) {
-                vectors.push(Needed { name, shape: vec![layer.shape[0]] });
-            }
-        }
-        if self.names.contains_key(ROPE_FACTORS) {
-            vectors.push(Needed { name: ROPE_FACTORS.to_owned(), shape: vec![self.config.head_dim / 2] });
-        }
-        vectors
-    }
-
-    fn check_present(&self, layers: &[Layer], vectors: &[Needed]) -> Result<(), CheckpointError> {
+    fn check_present(&self, layers: &[Layer], vectors: &[Vector]) -> Result<(), CheckpointError> {
         let weights = layers.iter().flat_map(|layer| layer.tensors().into_iter().map(|(name, _)| name));
         let absent = weights.chain(vectors.iter().map(|vector| vector.name.clone()));
         let absent: Vec<String> = absent.filter(|name| self.found(name).is_none()).collect();
@@ -237,8 +205,41 @@ impl Found<'_> {
     }
 }
 
+fn has_bias(config: &LlamaConfig, role: LayerRole) -> bool {
+    match role {
+        LayerRole::QProj | LayerRole::KProj | LayerRole::VProj | LayerRole::OProj => config.attention_bias,
+        LayerRole::GateProj | LayerRole::UpProj | LayerRole::DownProj => config.mlp_bias,
+        LayerRole::Embedding | LayerRole::Head => false,
+    }
+}
+
+/// Norms, biases and rotary factors of a model; `is_there` says whether the files have an optional one.
+pub(super) fn needed_vectors(config: &LlamaConfig, layers: &[Layer], is_there: impl Fn(&str) -> bool) -> Vec<Vector> {
+    let hidden = config.hidden_size;
+    let mut vectors = Vec::new();
+    for block in 0..config.n_blocks {
+        let shape = config.block_shape(block);
+        let norms = [("input_layernorm", shape.n_heads), ("post_attention_layernorm", shape.intermediate_size)];
+        for (norm, _) in norms.iter().filter(|(_, width)| *width > 0) {
+            vectors.push(Vector { name: format!("model.layers.{block}.{norm}.weight"), shape: vec![hidden] });
+        }
+    }
+    vectors.push(Vector { name: "model.norm.weight".to_owned(), shape: vec![hidden] });
+    for layer in layers.iter().filter(|layer| has_bias(config, layer.role)) {
+        let name = format!("{}.bias", layer.path);
+        // Some families have a bias on q, k and v only.
+        if layer.role != LayerRole::OProj || is_there(&name) {
+            vectors.push(Vector { name, shape: vec![layer.shape[0]] });
+        }
+    }
+    if is_there(ROPE_FACTORS) {
+        vectors.push(Vector { name: ROPE_FACTORS.to_owned(), shape: vec![config.head_dim / 2] });
+    }
+    vectors
+}
+
 /// The linear layers in the order of execution, with formats and biases still open.
-fn needed_layers(config: &LlamaConfig) -> Vec<Layer> {
+pub(super) fn needed_layers(config: &LlamaConfig) -> Vec<Layer> {
     const ROLES: [(&str, LayerRole); 7] = [
         ("self_attn.q_proj", LayerRole::QProj),
         ("self_attn.k_proj", LayerRole::KProj),

@@ -20,7 +20,9 @@ mod limits;
 mod manifest;
 mod open;
 pub(crate) mod own;
+mod random;
 mod safetensors;
+mod shape;
 mod sparse;
 pub(crate) mod tokenizer;
 
@@ -36,6 +38,7 @@ use crate::model::{LlamaConfig, ModelFamily, ModelGraph, ModelSource, StoredForm
 pub use error::CheckpointError;
 pub(crate) use file::SourceFile;
 pub use open::{detect, open};
+pub use shape::{Shape, shapes};
 pub use sparse::SparseTensors;
 pub(crate) use sparse::{PartEntry, PartType};
 
@@ -105,6 +108,8 @@ enum Words {
     Folder(Box<folder::Texts>),
     /// The metadata of a GGUF file.
     Gguf(Metadata),
+    /// A shape has none.
+    None,
 }
 
 impl Checkpoint {
@@ -238,6 +243,10 @@ impl Checkpoint {
             },
             Words::Gguf(metadata) => tokenizer::json_from_gguf(metadata)
                 .map_err(|reason| CheckpointError::Tokenizer { reason, path: self.source.path().to_owned() }),
+            Words::None => Err(CheckpointError::Tokenizer {
+                reason: "a shape has no tokenizer: only speed and memory can be measured".to_owned(),
+                path: self.source.path().to_owned(),
+            }),
         }
     }
 
@@ -245,14 +254,14 @@ impl Checkpoint {
     pub(crate) fn texts(&self) -> Option<&folder::Texts> {
         match &self.words {
             Words::Folder(texts) => Some(texts),
-            Words::Gguf(_) => None,
+            Words::Gguf(_) | Words::None => None,
         }
     }
 
     /// The metadata of a GGUF file.
     pub(crate) fn metadata(&self) -> Option<&Metadata> {
         match &self.words {
-            Words::Folder(_) => None,
+            Words::Folder(_) | Words::None => None,
             Words::Gguf(metadata) => Some(metadata),
         }
     }

@@ -14,7 +14,7 @@ use crate::checkpoint::own::OwnLayout;
 use crate::checkpoint::sparse::claim;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, PartEntry, RawTensor, RefusedTensor, TensorEntry, Words, config, folder, gguf, limits,
-    tokenizer,
+    shape, tokenizer,
 };
 use crate::model::{LlamaConfig, ModelSource};
 
@@ -68,7 +68,15 @@ pub fn open(source: &ModelSource) -> Result<Checkpoint, CheckpointError> {
     match source {
         ModelSource::Safetensors { dir } => open_folder(source, dir),
         ModelSource::Gguf { file } => open_gguf(source, file),
+        ModelSource::Shape { config } => open_shape(source, config),
     }
+}
+
+fn open_shape(source: &ModelSource, path: &Path) -> Result<Checkpoint, CheckpointError> {
+    let (config, own, weights, tensors) = shape::read(path)?;
+    let file = SourceFile::random(weights, path);
+    let tensors = tensors.into_iter().map(|tensor| (0, tensor)).collect();
+    finish(source, (config, own), vec![file], sort(tensors, |name| Some(name.to_owned())), Words::None)
 }
 
 fn open_folder(source: &ModelSource, dir: &Path) -> Result<Checkpoint, CheckpointError> {

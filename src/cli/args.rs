@@ -129,14 +129,20 @@ pub(super) struct EvalArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  trimtab bench assets/demo/stories15M --recipe q4_0 \\\n    \
                   --prompt 128 --decode 32 --repetitions 4\n  \
+                  trimtab bench --shape stories15m --recipe none --recipe q8_0 --recipe q4_0 \\\n    \
+                  --prompt 32 --decode 8 --repetitions 2\n  \
                   trimtab bench assets/demo/stories15M --recipe gptq4.toml \\\n    \
                   --calibration assets/demo/calibration.jsonl --calibration-windows 8 \\\n    \
                   --prompt 64 --decode 8 --repetitions 2 --layers")]
 pub(super) struct BenchArgs {
-    /// A Hugging Face folder or a GGUF file.
-    pub(super) model: PathBuf,
     #[command(flatten)]
-    pub(super) variant: VariantArgs,
+    pub(super) model: ModelArgs,
+    /// A recipe file, the name of a shipped recipe or of a format, or `none` for the reference. May be given several times:
+    /// a row each.
+    #[arg(long = "recipe", default_value = "none", value_name = "R.toml")]
+    pub(super) recipes: Vec<String>,
+    #[command(flatten)]
+    pub(super) run: RunArgs,
     /// Tokens of the prompt.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) prompt: u32,
@@ -165,8 +171,8 @@ pub(super) struct BenchArgs {
                   --trace profile.json"
 )]
 pub(super) struct ProfileArgs {
-    /// A Hugging Face folder or a GGUF file.
-    pub(super) model: PathBuf,
+    #[command(flatten)]
+    pub(super) model: ModelArgs,
     #[command(flatten)]
     pub(super) variant: VariantArgs,
     /// Tokens of the prompt; 256, or the model's context, when absent.
@@ -189,12 +195,30 @@ pub(super) struct ProfileArgs {
     pub(super) json: bool,
 }
 
+/// What is timed: a model, or a shape in the place of one.
+#[derive(Debug, Args)]
+pub(super) struct ModelArgs {
+    /// A Hugging Face folder or a GGUF file.
+    pub(super) model: Option<PathBuf>,
+    /// In the place of a model: a shape with random weights, by its name (llama-3-8b, llama-3.2-3b, llama-3.2-1b,
+    /// tinyllama-1.1b, smollm2-135m, stories15m) or as a config.json. Nothing is downloaded or written.
+    #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
+    pub(super) shape: Option<PathBuf>,
+}
+
 /// The variant and where it runs.
 #[derive(Debug, Args)]
 pub(super) struct VariantArgs {
-    /// A recipe file, the name of a shipped recipe, or `none` for the reference.
+    /// A recipe file, the name of a shipped recipe or of a format, or `none` for the reference.
     #[arg(long, default_value = "none", value_name = "R.toml")]
     pub(super) recipe: String,
+    #[command(flatten)]
+    pub(super) run: RunArgs,
+}
+
+/// Where and how trials run.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
     /// The device: cpu, or cuda:0 for the first NVIDIA card; `trimtab devices` lists them.
     #[arg(long, default_value = "cpu")]
     pub(super) device: String,

@@ -1,39 +1,123 @@
 //! `trimtab bench`: speed and memory beside the reference.
 
-use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use crate::cli::args::BenchArgs;
 use crate::cli::out::{Out, say};
+use crate::cli::peers::{self, Peer};
+use crate::cli::table::{Column, numbers, table, words};
 use crate::cli::trial::{self, Ran, say_cautions};
-use crate::cli::{Verdict, compression};
+use crate::cli::{Verdict, compression, open};
 use crate::study::{Estimate, Measurements, PhaseSpeed, Speed, SpeedWorkload, Workload};
 use crate::units;
+
+const COLUMNS: [Column; 9] = [
+    words("recipe"),
+    numbers("bits"),
+    numbers("weights"),
+    numbers("prefill tok/s"),
+    numbers("a prompt"),
+    numbers("× reference"),
+    numbers("decode tok/s"),
+    numbers("a token"),
+    numbers("× reference"),
+];
 
 pub(super) fn run(args: &BenchArgs, out: &mut Out) -> anyhow::Result<Verdict> {
     let speed = SpeedWorkload { prompt: args.prompt, decode: args.decode, repetitions: args.repetitions };
     let workload = Workload { speed: Some(speed), ..Workload::default() };
-    let ran = trial::run(&args.model, &args.variant, workload)?;
-    let (measurements, speed) = match &ran.result {
-        Ok(measurements) => (measurements, measurements.speed.as_ref().context("the worker reported no speed")?),
-        Err(failure) => {
-            if args.json {
-                out.json(&json!({ "recipe": ran.recipe.name, "failure": failure }))?;
-            }
-            say(&format!("failed: {}: {}", failure.kind.label(), failure.message));
-            return Ok(Verdict::Missed);
+    let model = open::model_or_shape(&args.model)?;
+    let peers = args.model.shape.as_deref().map_or_else(Vec::new, peers::of);
+    let is_one = args.recipes.len() == 1 && peers.is_empty();
+    let ran = trial::run_all(&model, &args.recipes, &args.run, &workload, |progress, ran| {
+        if !is_one {
+            progress.say(&told(ran));
         }
-    };
-    if args.json {
-        out.json(&as_json(&ran, measurements, speed))?;
+    })?;
+    if args.json && is_one {
+        ran.iter().try_for_each(|ran| out.json(&record(ran)))?;
+    } else if args.json {
+        let trials: Vec<Value> = ran.iter().map(record).collect();
+        out.json(&json!({ "model": model.graph().name, "trials": trials, "peers": peers }))?;
     } else {
-        out.data(&as_text(&ran, measurements, speed))?;
-        if let Some(layers) = compression::layers(measurements).filter(|_| args.layers) {
+        print(&ran, &peers, args, out)?;
+    }
+    for ran in &ran {
+        if let Err(failure) = &ran.result {
+            say(&format!("failed: {}: {}", failure.kind.label(), failure.message));
+        }
+        say_cautions(&ran.cautions);
+    }
+    Ok(if ran.iter().all(|ran| ran.result.is_ok()) { Verdict::Done } else { Verdict::Missed })
+}
+
+/// The measurements with their speed, where there are both.
+fn timed(ran: &Ran) -> Option<(&Measurements, &Speed)> {
+    let measurements = ran.result.as_ref().ok()?;
+    Some((measurements, measurements.speed.as_ref()?))
+}
+
+/// One of several trials that ended.
+fn told(ran: &Ran) -> String {
+    let outcome = match (timed(ran), &ran.result) {
+        (Some((_, speed)), _) => {
+            let [prefill, decode] = [&speed.prefill, &speed.decode].map(rate);
+            format!("prefill {prefill}, decode {decode} tokens/s")
+        }
+        (None, Err(failure)) => format!("failed: {}", failure.message),
+        (None, Ok(_)) => "no speed".to_owned(),
+    };
+    format!("{}: {outcome}", ran.recipe.name)
+}
+
+fn record(ran: &Ran) -> Value {
+    match (timed(ran), &ran.result) {
+        (Some((measurements, speed)), _) => as_json(ran, measurements, speed),
+        (None, result) => json!({ "recipe": ran.recipe.name, "failure": result.as_ref().err() }),
+    }
+}
+
+fn print(ran: &[Ran], peers: &[Peer], args: &BenchArgs, out: &mut Out) -> anyhow::Result<()> {
+    if let ([ran], []) = (ran, peers) {
+        if let Some((measurements, speed)) = timed(ran) {
+            out.data(&as_text(ran, measurements, speed))?;
+        }
+    } else {
+        let rows = ran.iter().map(row).chain(peers.iter().map(Peer::row));
+        out.data(&table(&COLUMNS, rows))?;
+        for peer in peers {
+            out.data(&peer.note())?;
+        }
+    }
+    for (measurements, _) in ran.iter().filter_map(timed).filter(|_| args.layers) {
+        if let Some(layers) = compression::layers(measurements) {
             out.data(&layers)?;
         }
     }
-    say_cautions(&ran.cautions);
-    Ok(Verdict::Done)
+    Ok(())
+}
+
+/// One trial of several.
+fn row(ran: &Ran) -> Vec<String> {
+    let Some((measurements, speed)) = timed(ran) else { return vec![ran.recipe.name.clone(), "failed".to_owned()] };
+    let simulated = if measurements.simulated_layers > 0 { " (simulated)" } else { "" };
+    let ratio = |phase: &PhaseSpeed| phase.ratio.map_or_else(String::new, |ratio| units::ratio(ratio.value));
+    let [prefill, decode] = [&speed.prefill, &speed.decode];
+    vec![
+        format!("{}{simulated}", ran.recipe.name),
+        units::significant(measurements.bits_per_weight, 4),
+        units::bytes(measurements.memory.weight_bytes),
+        rate(prefill),
+        units::duration(prefill.latency_secs.value),
+        ratio(prefill),
+        rate(decode),
+        units::duration(decode.latency_secs.value),
+        ratio(decode),
+    ]
+}
+
+fn rate(phase: &PhaseSpeed) -> String {
+    units::interval(phase.tokens_per_second.value, phase.tokens_per_second.ci95)
 }
 
 fn as_json(ran: &Ran, measurements: &Measurements, speed: &Speed) -> Value {
@@ -143,7 +227,7 @@ fn energy_text(measurements: &Measurements) -> String {
 }
 
 fn phase_text(phase: &PhaseSpeed, tokens: u32, unit: &str) -> String {
-    let rate = units::interval(phase.tokens_per_second.value, phase.tokens_per_second.ci95);
+    let rate = rate(phase);
     let mut text = format!("{rate} tokens/s, {} a {unit} ({tokens} tokens", units::duration(phase.latency_secs.value));
     text.extend(phase.ratio.map(|ratio| {
         let verdict = if ratio.is_resolved() { "" } else { ", not resolved" };

@@ -15,10 +15,8 @@ const MAX_DEFAULT_CONTEXT: usize = 2048;
 
 pub(super) fn run(args: &EvalArgs, out: &mut Out) -> anyhow::Result<Verdict> {
     std::fs::metadata(&args.data).with_context(|| format!("read the text {}", quoted(&args.data)))?;
-    let context = match args.context {
-        Some(context) => context,
-        None => open::model(&args.model)?.graph().family.max_context().min(MAX_DEFAULT_CONTEXT),
-    };
+    let model = open::model(&args.model)?;
+    let context = args.context.unwrap_or_else(|| model.graph().family.max_context().min(MAX_DEFAULT_CONTEXT));
     let protocol = Protocol::from(args.protocol);
     let quality = QualityWorkload {
         data: args.data.clone(),
@@ -28,7 +26,7 @@ pub(super) fn run(args: &EvalArgs, out: &mut Out) -> anyhow::Result<Verdict> {
         dequantized: args.dequantized,
     };
     let workload = Workload { quality: Some(quality), ..Workload::default() };
-    let ran = trial::run(&args.model, &args.variant, workload)?;
+    let ran = trial::run(&model, &args.variant, &workload)?;
     let (measurements, quality) = match &ran.result {
         Ok(measurements) => (measurements, measurements.quality.as_ref().context("the worker reported no quality")?),
         Err(failure) => {

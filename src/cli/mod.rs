@@ -20,6 +20,7 @@ mod inspect_layer;
 mod interrupt;
 mod open;
 mod out;
+mod peers;
 mod profile;
 mod progress;
 mod report;

@@ -9,11 +9,11 @@ use anyhow::{Context as _, bail};
 use crossbeam_channel::bounded;
 
 use crate::checkpoint::{self, Checkpoint};
-use crate::cli::args::CalibrationArgs;
+use crate::cli::args::{CalibrationArgs, ModelArgs};
 use crate::cli::out::{quoted, say};
 use crate::device::{DeviceInfo, DeviceSpec};
-use crate::model::ModelGraph;
-use crate::recipe::{Plan, Recipe, presets};
+use crate::model::{ModelGraph, ModelSource};
+use crate::recipe::{Plan, Recipe, WeightFormat, presets};
 use crate::session;
 use crate::study::{Study, journal};
 use crate::telemetry::Telemetry;
@@ -24,7 +24,23 @@ pub(super) fn model(path: &Path) -> anyhow::Result<Checkpoint> {
     Ok(checkpoint::open(&checkpoint::detect(path)?)?)
 }
 
-/// The recipe that `text` names: `none`, a shipped recipe, or a file relative to `folder`.
+/// Opens the model, or lays out the shape.
+pub(super) fn model_or_shape(args: &ModelArgs) -> anyhow::Result<Checkpoint> {
+    match (&args.model, &args.shape) {
+        (Some(path), _) => model(path),
+        (None, Some(shape)) => {
+            let is_known = checkpoint::shapes().iter().any(|known| shape.as_os_str() == known.name);
+            if !is_known && !shape.is_file() {
+                let names: Vec<&str> = checkpoint::shapes().iter().map(|shape| shape.name).collect();
+                bail!("{} is neither a config.json nor one of {}", quoted(shape), names.join(", "));
+            }
+            Ok(checkpoint::open(&ModelSource::Shape { config: shape.clone() })?)
+        }
+        (None, None) => bail!("name a MODEL or a --shape; `trimtab bench --help` has examples"),
+    }
+}
+
+/// The recipe that `text` names: `none`, a shipped recipe, a format for every block, or a file relative to `folder`.
 pub(super) fn recipe(text: &str, folder: &Path) -> anyhow::Result<Recipe> {
     if text == "none" {
         return Ok(Recipe::reference());
@@ -32,10 +48,17 @@ pub(super) fn recipe(text: &str, folder: &Path) -> anyhow::Result<Recipe> {
     if let Some(preset) = presets().iter().find(|preset| preset.id == text) {
         return Ok(preset.recipe());
     }
+    if let Some(format) = WeightFormat::NAMED.iter().find(|format| format.label() == text) {
+        return Ok(Recipe::uniform(text, *format, None));
+    }
     let path = folder.join(text);
     let toml = std::fs::read_to_string(&path).with_context(|| {
         let names: Vec<&str> = presets().iter().map(|preset| preset.id).collect();
-        format!("read the recipe {} (shipped ones are none, {})", quoted(&path), names.join(", "))
+        format!(
+            "read the recipe {} (shipped ones are none, {}; a format by its name is one, too)",
+            quoted(&path),
+            names.join(", ")
+        )
     })?;
     let mut recipe = Recipe::from_toml(&toml).with_context(|| quoted(&path))?;
     // A recipe's own text lies where the recipe says, wherever it is used from.

@@ -35,7 +35,7 @@ pub(super) fn run(args: &ProfileArgs, out: &mut Out) -> anyhow::Result<Verdict> 
     if let Some(path) = args.trace.as_deref().filter(|path| !args.replace && path.symlink_metadata().is_ok()) {
         bail!("{} exists; --replace writes over it", quoted(path));
     }
-    let checkpoint = open::model(&args.model)?;
+    let checkpoint = open::model_or_shape(&args.model)?;
     let max_context = u32::try_from(checkpoint.graph().family.max_context()).unwrap_or(u32::MAX);
     let workload = ProfileWorkload {
         prompt: args.prompt.unwrap_or_else(|| TOKENS.min(max_context)),
@@ -43,7 +43,7 @@ pub(super) fn run(args: &ProfileArgs, out: &mut Out) -> anyhow::Result<Verdict> 
         repetitions: args.repetitions,
     };
     check(workload, max_context)?;
-    let ran = trial::profile(&args.model, &args.variant, workload)?;
+    let ran = trial::profile(&checkpoint, &args.variant, workload)?;
     let report = match &ran.result {
         Ok(found) => found,
         Err(failure) => {

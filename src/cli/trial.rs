@@ -3,11 +3,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::cli::args::VariantArgs;
+use anyhow::Context as _;
+
+use crate::checkpoint::Checkpoint;
+use crate::cli::args::{RunArgs, VariantArgs};
 use crate::cli::out::say;
 use crate::cli::progress::Progress;
 use crate::cli::{checks, open};
-use crate::model::{ModelGraph, ModelSource};
+use crate::model::ModelGraph;
 use crate::recipe::{Plan, Recipe};
 use crate::study::{
     Caution, Failure, FailureKind, Measurements, MemoryEstimate, Outcome, ProfileReport, ProfileWorkload, StudyEvent,
@@ -41,42 +44,90 @@ pub(super) struct Profiled {
     pub(super) cautions: Vec<Caution>,
 }
 
-/// Runs `variant` of the model on `workload` and waits for its end.
+/// Runs one variant on `workload` and waits for its end.
 ///
 /// # Errors
-/// When model, recipe or device cannot be used: nothing was run.
-pub(super) fn run(model: &Path, variant: &VariantArgs, workload: Workload) -> anyhow::Result<Ran> {
-    let (mut runner, spec) = prepare(model, variant, workload)?;
+/// When recipe or device cannot be used: nothing was run.
+pub(super) fn run(model: &Checkpoint, variant: &VariantArgs, workload: &Workload) -> anyhow::Result<Ran> {
+    let (mut runner, specs) = prepare(model, std::slice::from_ref(&variant.recipe), &variant.run, workload)?;
+    let spec = specs.into_iter().next().context("a recipe")?;
+    let mut progress = Progress::over_trials(1);
+    let ran = run_one(&mut runner, spec, &mut progress);
+    progress.finish();
+    Ok(ran)
+}
+
+/// Runs each of `recipes` on `workload`, one after the other in one worker. `ended` hears of each.
+///
+/// # Errors
+/// When one of the recipes, or the device, cannot be used: nothing was run.
+pub(super) fn run_all(
+    model: &Checkpoint,
+    recipes: &[String],
+    args: &RunArgs,
+    workload: &Workload,
+    mut ended: impl FnMut(&Progress, &Ran),
+) -> anyhow::Result<Vec<Ran>> {
+    let (mut runner, specs) = prepare(model, recipes, args, workload)?;
+    let mut progress = Progress::over_trials(specs.len() as u32);
+    let mut ran = Vec::new();
+    for spec in specs {
+        let done = run_one(&mut runner, spec, &mut progress);
+        ended(&progress, &done);
+        ran.push(done);
+    }
+    progress.finish();
+    Ok(ran)
+}
+
+fn run_one(runner: &mut WorkerHandle, spec: TrialSpec, progress: &mut Progress) -> Ran {
     runner.submit(&spec);
-    let (result, cautions) = run_to_end(&mut runner);
-    Ok(Ran { recipe: spec.recipe, result, cautions })
+    let (result, cautions) = run_to_end(runner, progress);
+    Ran { recipe: spec.recipe, result, cautions }
 }
 
 /// Takes the passes of `variant` apart.
 ///
 /// # Errors
 /// As [`run`].
-pub(super) fn profile(model: &Path, variant: &VariantArgs, workload: ProfileWorkload) -> anyhow::Result<Profiled> {
-    let (mut runner, spec) = prepare(model, variant, Workload::default())?;
+pub(super) fn profile(
+    model: &Checkpoint,
+    variant: &VariantArgs,
+    workload: ProfileWorkload,
+) -> anyhow::Result<Profiled> {
+    let (mut runner, specs) =
+        prepare(model, std::slice::from_ref(&variant.recipe), &variant.run, &Workload::default())?;
+    let spec = specs.into_iter().next().context("a recipe")?;
     runner.submit_profile(&spec, workload);
-    let (result, cautions) = run_to_end(&mut runner);
+    let mut progress = Progress::over_trials(1);
+    let (result, cautions) = run_to_end(&mut runner, &mut progress);
+    progress.finish();
     let silent = || Failure::new(FailureKind::Protocol, "the worker reported no profile");
     let result = result.and_then(|_| runner.take_profile().ok_or_else(silent));
     Ok(Profiled { recipe: spec.recipe, result, cautions })
 }
 
-/// A worker for the model, and the trial that it is given.
-fn prepare(model: &Path, variant: &VariantArgs, workload: Workload) -> anyhow::Result<(WorkerHandle, TrialSpec)> {
-    let (source, graph) = headers(model)?;
-    checks::workload(&workload, graph.family.max_context())?;
-    let recipe = open::calibrated(open::recipe(&variant.recipe, Path::new(""))?, &variant.calibration);
-    let device = open::device(open::device_spec(&variant.device, variant.threads)?)?;
-    let plan = open::check(&recipe, &graph, &device)?;
-    say_memory(&plan, &graph, &workload);
-    // Trial 0 is the reference in every study.
-    let id = TrialId(u32::from(recipe != Recipe::reference()));
-    let spec = TrialSpec { id, recipe, device: device.spec, workload, seed: variant.seed };
-    Ok((WorkerHandle::new(WorkerConfig::new(source, device.spec)?), spec))
+/// A worker for the model, and the trials that it is given.
+fn prepare(
+    model: &Checkpoint,
+    recipes: &[String],
+    args: &RunArgs,
+    workload: &Workload,
+) -> anyhow::Result<(WorkerHandle, Vec<TrialSpec>)> {
+    // The worker has the same current folder, and a message with the whole path is a better message.
+    let (source, graph) = (model.source().clone(), model.graph());
+    checks::workload(workload, graph.family.max_context())?;
+    let device = open::device(open::device_spec(&args.device, args.threads)?)?;
+    let mut specs = Vec::new();
+    for (index, recipe) in recipes.iter().enumerate() {
+        let recipe = open::calibrated(open::recipe(recipe, Path::new(""))?, &args.calibration);
+        let plan = open::check(&recipe, graph, &device)?;
+        say_memory(&plan, graph, workload);
+        // Trial 0 is the reference in every study.
+        let id = TrialId(if recipe == Recipe::reference() { 0 } else { index as u32 + 1 });
+        specs.push(TrialSpec { id, recipe, device: device.spec, workload: workload.clone(), seed: args.seed });
+    }
+    Ok((WorkerHandle::new(WorkerConfig::new(source, device.spec)?), specs))
 }
 
 /// Says how much memory the trial takes at its most, and warns when less is free.
@@ -96,20 +147,12 @@ fn say_memory(plan: &Plan, graph: &ModelGraph, workload: &Workload) {
     }
 }
 
-fn headers(model: &Path) -> anyhow::Result<(ModelSource, ModelGraph)> {
-    let checkpoint = open::model(model)?;
-    // The worker has the same current folder, and a message with the whole path is a better message.
-    Ok((checkpoint.source().clone(), checkpoint.graph().clone()))
-}
-
-fn run_to_end(runner: &mut dyn Runner) -> (Result<Box<Measurements>, Failure>, Vec<Caution>) {
-    let mut progress = Progress::over_trials(1);
+fn run_to_end(runner: &mut dyn Runner, progress: &mut Progress) -> (Result<Box<Measurements>, Failure>, Vec<Caution>) {
     let began = Instant::now();
     loop {
         let Some(event) = runner.next_event(PATIENCE) else { continue };
         progress.observe(&event);
         if let StudyEvent::TrialFinished { outcome, cautions, .. } = event {
-            progress.finish();
             log::info!("the trial took {}", units::duration(began.elapsed().as_secs_f64()));
             let result = match outcome {
                 Outcome::Done(measurements) => Ok(measurements),

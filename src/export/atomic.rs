@@ -164,7 +164,7 @@ fn check_not_source(target: &Path, source: &Checkpoint) -> Result<(), ExportErro
     };
     let folder = match source.source() {
         ModelSource::Safetensors { dir } => Some(dir),
-        ModelSource::Gguf { .. } => None,
+        ModelSource::Gguf { .. } | ModelSource::Shape { .. } => None,
     };
     if let Some(folder) = folder {
         let folder = identity_of(folder)?;

@@ -18,14 +18,20 @@ pub enum ModelSource {
         /// The file.
         file: PathBuf,
     },
+    /// A shape without a checkpoint: its weights are random, made as they are read. For speed and memory only.
+    Shape {
+        /// A shipped shape by its name, or a `config.json`.
+        config: PathBuf,
+    },
 }
 
 impl ModelSource {
-    /// The folder or file.
+    /// The folder or file, or the name of a shape.
     pub fn path(&self) -> &Path {
         match self {
             Self::Safetensors { dir } => dir,
             Self::Gguf { file } => file,
+            Self::Shape { config } => config,
         }
     }
 
@@ -35,6 +41,12 @@ impl ModelSource {
         let name = match self {
             Self::Safetensors { .. } => path.file_name(),
             Self::Gguf { .. } => path.file_stem(),
+            Self::Shape { .. } => {
+                // Every model's is called `config.json`: its folder tells them apart.
+                let folder = path.parent().and_then(Path::file_name);
+                let name = folder.or_else(|| path.file_name()).unwrap_or(path.as_os_str());
+                return format!("{} (random weights)", name.to_string_lossy());
+            }
         };
         name.map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
     }

@@ -200,7 +200,7 @@ pub struct Conditions {
     /// Why no energy was read, where none was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_energy: Option<String>,
-    /// The program and the products it was built with: `trimtab 0.1.0, candle 0.11.1`.
+    /// The program and a hash of its sources: `trimtab 0.1.0 (1f0c…)`; in older studies the products it was built with.
     pub build: String,
 }
 

@@ -54,7 +54,7 @@ impl ConditionsProbe {
             repeated_sections: 0,
             no_energy: None,
             busy_processes: busy_processes(&self.before, &after, elapsed_secs),
-            build: format!("trimtab {}, candle 0.11.1", env!("CARGO_PKG_VERSION")),
+            build: format!("trimtab {} ({})", env!("CARGO_PKG_VERSION"), env!("TRIMTAB_SOURCES")),
         }
     }
 }

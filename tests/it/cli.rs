@@ -82,7 +82,7 @@ fn mistakes_end_with_two_and_words_on_standard_error() {
     let ct = ["export", MODEL, "--calibration", CALIBRATION, "--recipe", "int3.toml", "--format"];
     let (ct, gguf) =
         ([&ct[..], &["compressed-tensors", "--out", "ct"]].concat(), [&ct[..], &["gguf", "--out", "x.gguf"]].concat());
-    let cases: [(&[&str], &str); 23] = [
+    let cases: [(&[&str], &str); 26] = [
         (&no_text, "calibration"),
         (&absent_text, "absent.jsonl"),
         (&empty_text, "the file is empty"),
@@ -98,6 +98,9 @@ fn mistakes_end_with_two_and_words_on_standard_error() {
         (&["eval", MODEL, "--data", DATA, "--recipe", "newer.toml"], "format_version 9 is newer"),
         (&["bench", MODEL, "--recipe", "q4k.toml"], "multiple of 256"),
         (&["bench", MODEL, "--repetitions", "1"], "--repetitions"),
+        (&["bench", "--shape", "llama-4"], "neither a config.json nor one of llama-3-8b"),
+        (&["bench", MODEL, "--shape", "stories15m"], "cannot be used with"),
+        (&["bench", "--recipe", "q8_0"], "name a MODEL or a --shape"),
         (&["profile", MODEL, "--context", "256"], "one more token"),
         (&["profile", MODEL, "--prompt", "257"], "prompt 257"),
         (&["profile", MODEL, "--replace"], "--trace"),
@@ -275,6 +278,25 @@ fn bench_measures_speed() {
         assert!(0.0 < low && low <= median && median <= high, "{rate}");
     }
     assert_eq!(speed["samples"]["prefill_nanos"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn bench_times_several_recipes_on_a_shape() {
+    let folder = folder();
+    let args =
+        ["bench", "--shape", "stories15m", "--recipe", "none", "--recipe", "q8_0", "--prompt", "8", "--decode", "2"];
+    let args = [&args[..], &["--repetitions", "2", "--threads", "1", "--json"]].concat();
+    let found = json(folder.path(), &args, 0);
+    assert_eq!(found["model"], "stories15m (random weights)");
+    let trials = found["trials"].as_array().unwrap();
+    assert_eq!(trials.iter().map(|trial| &trial["recipe"]).collect::<Vec<_>>(), ["reference", "Q8_0 in every block"]);
+    assert!(
+        trials[0]["decode"]["ratio_to_reference"].is_null() && trials[1]["decode"]["ratio_to_reference"].is_object()
+    );
+    // Formats by their names are recipes; a shape has no text to be scored on.
+    let profile = ["profile", "--shape", "stories15m", "--recipe", "q4_0", "--prompt", "4", "--context", "4"];
+    let profile = json(folder.path(), &[&profile[..], &["--repetitions", "2", "--json"]].concat(), 0);
+    assert_has(&profile, &["passes"]);
 }
 
 fn write_spec(folder: &Path, name: &str, recipes: &str, limits: &str) -> PathBuf {

@@ -77,7 +77,10 @@ impl TrialExecutor {
             let place = Place::open(device).map_err(failure)?;
             let progress = |done, total| sink.progress(Phase::Load, done, total);
             let store = ModelStore::load(checkpoint, device, &progress).map_err(failure)?;
-            let store = store.with_files(self.files.as_deref().and_then(open_files));
+            // What is made of random weights is of no use to later workers.
+            let is_model = !matches!(self.source, ModelSource::Shape { .. });
+            let files = self.files.as_deref().filter(|_| is_model);
+            let store = store.with_files(files.and_then(open_files));
             let reference = place.put(store.reference()).map_err(failure)?;
             self.open = Some(Open {
                 store,
