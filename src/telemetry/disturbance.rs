@@ -8,7 +8,7 @@ use crate::device::DeviceSpec;
 use crate::study::Disturbance;
 use crate::telemetry::ClockLimit;
 use crate::telemetry::conditions::{ProcessTime, busy_processes, process_times};
-use crate::telemetry::gpu::GpuSource;
+use crate::telemetry::gpu::{GpuSource, ordinal_of};
 use crate::telemetry::nvml::NvmlSource;
 
 /// Where Linux counts how often heat slowed a core.
@@ -35,12 +35,15 @@ struct Look {
 
 impl DisturbanceProbe {
     /// Begins to watch what a trial on `device` is disturbed by. Costs a walk over the process table.
-    pub fn start(device: DeviceSpec) -> Self {
+    ///
+    /// - `uuid`: the identity of a GPU
+    pub fn start(device: DeviceSpec, uuid: Option<&str>) -> Self {
         let gpu = match device {
             DeviceSpec::Cpu { .. } => None,
-            DeviceSpec::Cuda { ordinal } => {
-                NvmlSource::open().ok().map(|source| (Box::new(source) as Box<dyn GpuSource>, u32::from(ordinal)))
-            }
+            DeviceSpec::Cuda { .. } => NvmlSource::open().ok().and_then(|source| {
+                let ordinal = ordinal_of(&source, uuid).ok()?;
+                Some((Box::new(source) as Box<dyn GpuSource>, ordinal))
+            }),
         };
         let threads = ThrottleCounts::open(Path::new(CORES));
         let last = Look::now(&threads);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::device::DeviceSpec;
 use crate::study::EnergySource;
-use crate::telemetry::gpu::GpuSource;
+use crate::telemetry::gpu::{GpuSource, ordinal_of};
 use crate::telemetry::nvml::NvmlSource;
 
 /// Where Linux shows the counters of the processor.
@@ -78,12 +78,14 @@ struct Package {
 impl EnergyMeter {
     /// Opens the counters of `device` and reads them once.
     ///
+    /// - `uuid`: the identity of a GPU
+    ///
     /// # Errors
     /// Why there is no energy to be read, in words.
-    pub fn open(device: DeviceSpec) -> Result<Self, String> {
+    pub fn open(device: DeviceSpec, uuid: Option<&str>) -> Result<Self, String> {
         match device {
             DeviceSpec::Cpu { .. } => Self::of_packages(Path::new(POWERCAP)),
-            DeviceSpec::Cuda { ordinal } => Self::of_gpu(Box::new(NvmlSource::open()?), u32::from(ordinal)),
+            DeviceSpec::Cuda { .. } => Self::of_gpu(Box::new(NvmlSource::open()?), uuid),
         }
     }
 
@@ -112,7 +114,8 @@ impl EnergyMeter {
         Ok(Self::new(Counters::Packages(packages)))
     }
 
-    fn of_gpu(source: Box<dyn GpuSource + Send>, ordinal: u32) -> Result<Self, String> {
+    fn of_gpu(source: Box<dyn GpuSource + Send>, uuid: Option<&str>) -> Result<Self, String> {
+        let ordinal = ordinal_of(&*source, uuid)?;
         let mut meter = Meter::default();
         meter.push(source.energy_millijoules(ordinal).map_err(|refusal| format!("energy of the GPU: {refusal}"))?);
         Ok(Self::new(Counters::Gpu { source, ordinal, meter }))

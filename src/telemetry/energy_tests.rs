@@ -99,18 +99,27 @@ struct Counter(Vec<Result<u64, Refusal>>, Cell<usize>);
 
 impl GpuSource for Counter {
     fn n_devices(&self) -> Result<u32, Refusal> {
-        Ok(1)
+        Ok(2)
     }
 
-    fn describe(&self, _ordinal: u32) -> Described {
-        panic!("energy needs no description")
+    fn describe(&self, ordinal: u32) -> Described {
+        let absent = || Err(Refusal::NotSupported);
+        let uuid = Ok(["GPU-0", "GPU-1"][ordinal as usize].to_owned());
+        Described {
+            name: absent(),
+            uuid,
+            driver: absent(),
+            compute_capability: Err(Refusal::NotSupported),
+            mig: Err(Refusal::NotSupported),
+        }
     }
 
     fn read(&self, _ordinal: u32) -> Reading {
         panic!("energy needs one counter")
     }
 
-    fn energy_millijoules(&self, _ordinal: u32) -> Result<u64, Refusal> {
+    fn energy_millijoules(&self, ordinal: u32) -> Result<u64, Refusal> {
+        assert_eq!(ordinal, 1, "the GPU that was named");
         self.1.set(self.1.get() + 1);
         self.0[self.1.get() - 1].clone()
     }
@@ -118,12 +127,21 @@ impl GpuSource for Counter {
 
 #[test]
 fn a_gpu_counts_until_its_counter_begins_anew() {
-    let open =
-        |readings: &[Result<u64, Refusal>]| EnergyMeter::of_gpu(Box::new(Counter(readings.to_vec(), Cell::new(0))), 0);
+    let open = |readings: &[Result<u64, Refusal>]| {
+        EnergyMeter::of_gpu(Box::new(Counter(readings.to_vec(), Cell::new(0))), Some("GPU-1"))
+    };
     let mut meter = open(&[Ok(1_000), Ok(3_500), Ok(200), Ok(900)]).unwrap();
     assert_eq!([meter.joules(), meter.joules(), meter.joules()], [Some(2.5), None, None]);
     let mut meter = open(&[Ok(1_000), Err(Refusal::Lost), Ok(1_500)]).unwrap();
     assert_eq!([meter.joules(), meter.joules()], [None, None]);
     let refused = open(&[Err(Refusal::NotSupported)]).err().unwrap();
     assert_eq!(refused, "energy of the GPU: not available: this device has no such reading");
+}
+
+#[test]
+fn a_gpu_is_known_by_its_identity_and_not_by_its_number() {
+    let open = |uuid| EnergyMeter::of_gpu(Box::new(Counter(vec![Ok(1)], Cell::new(0))), uuid);
+    assert!(open(Some("GPU-1")).is_ok());
+    assert_eq!(open(Some("GPU-9")).err().unwrap(), "NVML knows no GPU-9");
+    assert!(open(None).err().unwrap().contains("no identity"));
 }

@@ -19,6 +19,14 @@ pub(super) trait GpuSource {
     fn energy_millijoules(&self, ordinal: u32) -> Result<u64, Refusal>;
 }
 
+/// The position among a source's GPUs of the one with this identity: other programs count them in another order.
+pub(super) fn ordinal_of(source: &dyn GpuSource, uuid: Option<&str>) -> Result<u32, String> {
+    let uuid = uuid.ok_or("the GPU has no identity by which NVML's readings could be told to be its own")?;
+    let n_devices = source.n_devices().map_err(|refusal| format!("NVML gives no readings: {refusal}"))?;
+    let found = (0..n_devices).find(|ordinal| source.describe(*ordinal).uuid.is_ok_and(|found| found == uuid));
+    found.ok_or_else(|| format!("NVML knows no {uuid}"))
+}
+
 /// What a source answers when asked what a GPU is.
 #[derive(Debug, Clone)]
 pub(super) struct Described {

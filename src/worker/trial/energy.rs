@@ -48,8 +48,10 @@ impl Mark {
 
 impl TrialEnergy {
     /// Begins to count, where the device tells.
-    pub(super) fn begin(device: DeviceSpec) -> Self {
-        Self { meter: Mutex::new(EnergyMeter::open(device)), began: Instant::now() }
+    ///
+    /// - `uuid`: the identity of a GPU
+    pub(super) fn begin(device: DeviceSpec, uuid: Option<&str>) -> Self {
+        Self { meter: Mutex::new(EnergyMeter::open(device, uuid)), began: Instant::now() }
     }
 
     /// Keeps up with a counter that wraps. Does not wait for another thread that does the same.

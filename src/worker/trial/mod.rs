@@ -98,8 +98,9 @@ impl TrialExecutor {
 
 impl Executor for TrialExecutor {
     fn run(&mut self, spec: &TrialSpec, sink: &Sink) -> Result<(Measurements, Vec<Caution>), Failure> {
-        let energy = TrialEnergy::begin(spec.device);
-        let sink = TrialSink { spec, sink, energy: Some(&energy) };
+        let uuid = uuid(spec.device);
+        let energy = TrialEnergy::begin(spec.device, uuid.as_deref());
+        let sink = TrialSink { spec, sink, energy: Some(&energy), uuid: uuid.as_deref() };
         memory::reset_peak();
         let threads = self.threads;
         let probe = ConditionsProbe::start();
@@ -158,7 +159,7 @@ impl Executor for TrialExecutor {
     }
 
     fn make(&mut self, spec: &TrialSpec, out: &Path, sink: &Sink) -> Result<(Measurements, Vec<Caution>), Failure> {
-        let sink = TrialSink { spec, sink, energy: None };
+        let sink = TrialSink { spec, sink, energy: None, uuid: None };
         memory::reset_peak();
         let threads = self.threads;
         self.open(spec.device, &sink)?.make(spec, out, threads, &sink)
@@ -174,7 +175,8 @@ impl Executor for TrialExecutor {
             let message = "operations are timed on the processor only so far: profile with --device cpu";
             return Err(Failure::new(FailureKind::Recipe, message));
         }
-        let sink = TrialSink { spec, sink, energy: None };
+        let uuid = uuid(spec.device);
+        let sink = TrialSink { spec, sink, energy: None, uuid: uuid.as_deref() };
         memory::reset_peak();
         let threads = self.threads;
         self.open(spec.device, &sink)?.profile(spec, workload, threads, &sink)
@@ -234,6 +236,8 @@ struct TrialSink<'a> {
     sink: &'a Sink,
     /// Absent where nothing is measured.
     energy: Option<&'a TrialEnergy>,
+    /// The identity of the GPU, by which sensors know it.
+    uuid: Option<&'a str>,
 }
 
 impl TrialSink<'_> {
@@ -302,6 +306,15 @@ fn plan_cautions(plan: &Plan) -> Vec<Caution> {
         cautions.push(Caution::Masked { layers: masked });
     }
     cautions
+}
+
+/// The identity of the GPU that trials run on; the processor has none.
+fn uuid(device: DeviceSpec) -> Option<String> {
+    if let DeviceSpec::Cpu { .. } = device {
+        return None;
+    }
+    let devices = crate::runtime::devices().ok()?;
+    devices.into_iter().find(|info| info.spec == device)?.gpu?.uuid
 }
 
 /// The class and words of a failed step.

@@ -34,7 +34,7 @@ impl Open {
         check(workload, max_context)?;
         let n_tokens = workload.prompt.max(workload.context + 1) as usize;
         let trace = token_trace(&reference(&self.store), n_tokens, spec.seed);
-        let (conditions, mut disturbance) = (ConditionsProbe::start(), DisturbanceProbe::start(spec.device));
+        let (conditions, mut disturbance) = (ConditionsProbe::start(), DisturbanceProbe::start(spec.device, sink.uuid));
         let kinds = [PassKind::Prefill { tokens: workload.prompt }, PassKind::Decode { context: workload.context }];
         let passes = kinds.into_iter().map(|kind| {
             let passes = Passes { model: &variant.model, kind, trace: &trace, repetitions: workload.repetitions };

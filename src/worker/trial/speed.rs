@@ -71,7 +71,7 @@ pub(super) fn measure(
     }
     let (mut samples, mut stretches) = (Samples::default(), Stretches::default());
     let (mut section, mut disturbance) = (Vec::new(), Disturbance::default());
-    let mut probe = DisturbanceProbe::start(sink.spec.device);
+    let mut probe = DisturbanceProbe::start(sink.spec.device, sink.uuid);
     let mut began = Instant::now();
     while let Some(arm) = sections.next_arm() {
         let (times, marks) = run(arm, sections.n_done() as u32 - 1)?;
