@@ -210,6 +210,7 @@ impl SweepSettings {
             name: model.name(),
             model,
             device,
+            also_on: Vec::new(),
             workload: self.workload(),
             strategy: self.calibrated(strategy),
             limits: self.limits,

@@ -249,7 +249,7 @@ pub(super) struct CalibrationArgs {
         format_version = 1\n  \
         name = \"formats of a small model\"\n  \
         model = \"assets/demo/stories15M\"      # relative to this file\n  \
-        device = \"cpu\"                        # or \"cpu:2\", \"cuda:0\"\n  \
+        device = \"cpu\"                        # or \"cpu:2\", \"cuda:0\"; devices = [\"cuda:0\", \"cuda:1\"] share it\n  \
         [workload.quality]\n  \
         data = \"assets/demo/search.jsonl\"\n  \
         protocol = \"gptq\"\n  \

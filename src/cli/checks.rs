@@ -109,6 +109,7 @@ mod tests {
             name: "s".to_owned(),
             model: ModelSource::Gguf { file: "x.gguf".into() },
             device: DeviceSpec::Cpu { threads: 1 },
+            also_on: Vec::new(),
             workload,
             strategy,
             limits,

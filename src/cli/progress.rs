@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::out::say;
-use crate::study::{Phase, StudyEvent};
+use crate::study::{Phase, StudyEvent, TrialId};
 use crate::units;
 
 /// Between two lines where there is no terminal.
@@ -19,7 +19,9 @@ pub(super) struct Progress {
     last_line: Instant,
     /// Trials ended and planned.
     trials: (u32, u32),
-    /// How far the running trial is.
+    /// The running trial that is shown; others may run beside it on other cards.
+    followed: Option<TrialId>,
+    /// How far it is.
     step: Option<(Phase, u32, u32)>,
     /// When the present phase was first heard of, and how far it was then.
     phase_began: (Instant, u32),
@@ -42,6 +44,7 @@ impl Progress {
             began: now,
             last_line: now,
             trials: (0, total.max(1)),
+            followed: None,
             step: None,
             phase_began: (now, 0),
             errors: (0.0, 0),
@@ -50,6 +53,11 @@ impl Progress {
 
     /// Takes in an event and shows what it changed.
     pub(super) fn observe(&mut self, event: &StudyEvent) {
+        let is_end = matches!(event, StudyEvent::TrialFinished { .. });
+        let is_followed = event.trial().is_none_or(|trial| *self.followed.get_or_insert(trial) == trial);
+        if !is_followed && !is_end {
+            return;
+        }
         match event {
             StudyEvent::TrialStarted { .. } => (self.step, self.errors) = (None, (0.0, 0)),
             StudyEvent::Progress { phase, done, total, .. } => {
@@ -64,7 +72,9 @@ impl Progress {
             StudyEvent::TrialFinished { .. } => {
                 self.trials.0 += 1;
                 self.trials.1 = self.trials.1.max(self.trials.0);
-                (self.step, self.errors) = (None, (0.0, 0));
+                if is_followed {
+                    (self.followed, self.step, self.errors) = (None, None, (0.0, 0));
+                }
             }
             _ => return,
         }

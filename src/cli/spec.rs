@@ -9,6 +9,7 @@ use crate::checkpoint;
 use crate::cli::args::CalibrationArgs;
 use crate::cli::open;
 use crate::cli::out::quoted;
+use crate::device::DeviceSpec;
 use crate::recipe::{Calibration, Recipe};
 use crate::study::{Axis, Budget, Limits, StrategySpec, StudySpec, Workload};
 
@@ -22,8 +23,10 @@ struct SpecFile {
     format_version: u32,
     name: String,
     model: PathBuf,
-    #[serde(default = "cpu")]
-    device: String,
+    device: Option<String>,
+    /// In the place of `device`: cards that run trials at the same time.
+    #[serde(default)]
+    devices: Vec<String>,
     workload: Workload,
     strategy: StrategyFile,
     /// For recipes that leave theirs open.
@@ -37,8 +40,32 @@ struct SpecFile {
     seed: u64,
 }
 
-fn cpu() -> String {
-    "cpu".to_owned()
+impl SpecFile {
+    /// Where trials run; the processor where the file does not say. Several devices are cards: the processor's threads
+    /// would disturb each other, and what they measure.
+    fn devices(&self) -> anyhow::Result<(DeviceSpec, Vec<DeviceSpec>)> {
+        let parse = |text: &String| open::device_spec(text, None);
+        if let (Some(device), []) = (&self.device, &self.devices[..]) {
+            return Ok((parse(device)?, Vec::new()));
+        }
+        if self.device.is_some() {
+            bail!("name `device` or `devices`, not both");
+        }
+        let found = self.devices.iter().map(parse).collect::<anyhow::Result<Vec<_>>>()?;
+        let is_card = |device: &DeviceSpec| matches!(device, DeviceSpec::Cuda { .. });
+        for (position, device) in found.iter().enumerate() {
+            if found.len() > 1 && !is_card(device) {
+                bail!("devices: {} runs trials alone, several devices are cards", device.label());
+            }
+            if found[..position].contains(device) {
+                bail!("devices: {} stands twice", device.label());
+            }
+        }
+        match found.split_first() {
+            Some((first, rest)) => Ok((*first, rest.to_vec())),
+            None => Ok((open::device_spec("cpu", None)?, Vec::new())),
+        }
+    }
 }
 
 /// [`StrategySpec`] with recipes by name.
@@ -111,6 +138,7 @@ fn parse(text: &str, folder: &Path, flags: &CalibrationArgs) -> anyhow::Result<S
     if file.format_version != FORMAT_VERSION {
         bail!("format_version {} is not {FORMAT_VERSION}", file.format_version);
     }
+    let (device, also_on) = file.devices()?;
     let mut workload = file.workload;
     if let Some(quality) = &mut workload.quality {
         quality.data = settled(&folder.join(&quality.data)).context("workload.quality.data")?;
@@ -122,7 +150,8 @@ fn parse(text: &str, folder: &Path, flags: &CalibrationArgs) -> anyhow::Result<S
     Ok(StudySpec {
         name: file.name,
         model: settled(&folder.join(file.model)).and_then(|path| Ok(checkpoint::detect(&path)?)).context("model")?,
-        device: open::device_spec(&file.device, None)?,
+        device,
+        also_on,
         workload,
         strategy,
         limits: file.limits,
@@ -182,7 +211,6 @@ fn strategy(file: StrategyFile, folder: &Path) -> anyhow::Result<StrategySpec> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::DeviceSpec;
     use crate::recipe::Policy;
 
     fn parsed(text: &str, folder: &Path) -> anyhow::Result<StudySpec> {
@@ -210,6 +238,9 @@ mod tests {
             assert_eq!(recipes.len(), n);
             assert_eq!(spec.device, DeviceSpec::Cpu { threads: 2 });
         }
+        let cards = spec(cases[1].0).replace("device = \"cpu:2\"", "devices = [\"cuda:1\", \"cuda:0\"]");
+        let cards = parsed(&cards, Path::new("")).unwrap();
+        assert_eq!(cards.devices(), [1, 0].map(|ordinal| DeviceSpec::Cuda { ordinal }));
         let grid = "[strategy]\nkind = \"grid\"\n[[strategy.axes]]\ntarget = { role = \"down_proj\" }\n\
                     settings = [{ weights = \"q8_0\" }, { weights = \"q4_0\" }]";
         let StrategySpec::Grid { base, axes } = parsed(&spec(grid), Path::new("")).unwrap().strategy else {
@@ -245,6 +276,9 @@ mod tests {
             (spec(list).replace("version = 1", "version = 9"), "format_version 9 is newer"),
             (spec(list).replace("version = 1", "version = 0"), "format_version 0 is not 1"),
             (spec(list).replace("cpu:2", "gpu"), "device \"gpu\""),
+            (spec(list).replace("seed = 3", "devices = [\"cuda:0\"]"), "not both"),
+            (spec(list).replace("device = \"cpu:2\"", "devices = [\"cuda:0\", \"cpu\"]"), "runs trials alone"),
+            (spec(list).replace("device = \"cpu:2\"", "devices = [\"cuda:1\", \"cuda:1\"]"), "stands twice"),
             (spec(list).replace("stories15M", "absent"), "model"),
             (spec(list).replace("seed", "sede"), "sede"),
             (spec("[strategy]\nkind = \"list\"\nrecipes = [\"absent.toml\"]"), "absent.toml"),

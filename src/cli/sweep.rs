@@ -14,6 +14,7 @@ use crate::study::{
     EndReason, Outcome, Study, StudyEvent, StudyHeader, StudySpec, Trial, TrialId, TrialState, journal, planned_recipes,
 };
 use crate::units;
+use crate::worker::Runner;
 use crate::worker::host::{WorkerConfig, WorkerHandle};
 use anyhow::{Context as _, bail};
 
@@ -69,6 +70,9 @@ fn run_study(spec: StudySpec, journal: &Path, args: &SweepArgs, out: &mut Out) -
     let graph = open::model(spec.model.path())?.graph().clone();
     checks::study(&spec, graph.family.max_context())?;
     let device = open::device(spec.device)?;
+    for further in &spec.also_on {
+        open::device(*further)?;
+    }
     let recipes = planned_recipes(&spec);
     for recipe in &recipes {
         // A recipe that cannot run becomes a failed trial with the same words: the others are worth their time.
@@ -78,7 +82,10 @@ fn run_study(spec: StudySpec, journal: &Path, args: &SweepArgs, out: &mut Out) -
     }
     let planned = u32::try_from(recipes.len()).unwrap_or(u32::MAX);
     let total = spec.budget.trials.map_or(planned, |most| most.min(planned)).saturating_add(1);
-    let runner = WorkerHandle::new(WorkerConfig::new(spec.model.clone(), spec.device)?);
+    let mut runners: Vec<Box<dyn Runner>> = Vec::new();
+    for device in spec.devices() {
+        runners.push(Box::new(WorkerHandle::new(WorkerConfig::new(spec.model.clone(), device)?)));
+    }
     let header = StudyHeader {
         app_version: env!("CARGO_PKG_VERSION").to_owned(),
         spec,
@@ -97,7 +104,7 @@ fn run_study(spec: StudySpec, journal: &Path, args: &SweepArgs, out: &mut Out) -
         }
     };
     let stopping = stop_on_interrupt().context("listen for interrupts")?;
-    let end = session::run_to_end(header, journal, args.resume, Box::new(runner), stopping, &mut observe)?;
+    let end = session::run_to_end(header, journal, args.resume, runners, stopping, &mut observe)?;
     let study = end.study;
     progress.finish();
     if args.json {

@@ -91,6 +91,7 @@ fn sweep(model: ModelSource, data: PathBuf) -> StudySpec {
         name: "demo".to_owned(),
         model,
         device: DeviceSpec::all_cores(),
+        also_on: Vec::new(),
         workload: Workload {
             quality: Some(QualityWorkload {
                 data,

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
+use crate::device::DeviceSpec;
 use crate::study::journal::{JournalError, JournalWriter};
 use crate::study::{
-    EndReason, Failure, FailureKind, Outcome, Strategy, Study, StudyEvent, StudyHeader, StudySpec, TrialId, TrialSpec,
-    TrialState, strategy,
+    EndReason, Failure, FailureKind, Outcome, Strategy, Study, StudyEvent, StudyHeader, StudySpec, TrialId, TrialState,
+    strategy,
 };
 use crate::worker::{Runner, note_lost_samples};
 
@@ -74,7 +75,9 @@ pub struct RunEnd {
 }
 
 /// Runs a study on this thread until it ends, for the command line. `observe` sees every event; once `stopping` is set,
-/// the running trial and the study end.
+/// the running trials and the study end.
+///
+/// - `runners`: one for each of [`StudySpec::devices`], in their order
 ///
 /// # Errors
 /// When the journal cannot be opened, or is of another study.
@@ -82,18 +85,18 @@ pub fn run_to_end(
     header: StudyHeader,
     journal: &Path,
     resume: bool,
-    runner: Box<dyn Runner>,
+    runners: Vec<Box<dyn Runner>>,
     stopping: Arc<AtomicBool>,
     observe: &mut dyn FnMut(&StudyEvent, &Study),
 ) -> Result<RunEnd, StartError> {
     let mut driver = if resume {
-        let (driver, damage) = Driver::resume(header, journal, runner)?;
+        let (driver, damage) = Driver::resume(header, journal, runners)?;
         for line in damage {
             log::warn!("{line}");
         }
         driver
     } else {
-        Driver::new(header, Study::default(), Some(JournalWriter::create(journal)?), runner)
+        Driver::new(header, Study::default(), Some(JournalWriter::create(journal)?), runners)
     };
     driver.run(&Controls { stopping, ..Controls::default() }, &mut |told| {
         match told {
@@ -119,13 +122,28 @@ pub(super) enum Told<'a> {
 /// Takes what is told; `false` when a live event had to be dropped.
 pub(super) type Tell<'a> = &'a mut dyn FnMut(Told<'_>) -> bool;
 
+/// A device of a study.
+struct Lane {
+    device: DeviceSpec,
+    runner: Box<dyn Runner>,
+    trial: Option<RunningTrial>,
+}
+
+/// A trial that runs on it.
+#[derive(Debug, Default)]
+struct RunningTrial {
+    is_cancelled: bool,
+    /// Live events that were not taken.
+    lost: u64,
+}
+
 /// A study that is being run.
 pub(super) struct Driver {
     header: StudyHeader,
     /// The authoritative study: the fold of what was journaled, and of live events.
     pub(super) study: Study,
     strategy: Box<dyn Strategy>,
-    runner: Box<dyn Runner>,
+    lanes: Vec<Lane>,
     journal: Option<JournalWriter>,
     unrecorded: Option<String>,
     left_over: LeftOver,
@@ -138,24 +156,26 @@ impl Driver {
         mut header: StudyHeader,
         study: Study,
         journal: Option<JournalWriter>,
-        runner: Box<dyn Runner>,
+        runners: Vec<Box<dyn Runner>>,
     ) -> Self {
         let strategy = strategy(&header.spec);
+        let lanes = header.spec.devices().into_iter().zip(runners);
+        let lanes = lanes.map(|(device, runner)| Lane { device, runner, trial: None }).collect();
         header.data_hash = data_hash(&header.spec);
         let left_over = LeftOver::of(&study);
         let (unrecorded, began) = (None, Instant::now());
-        Self { header, study, strategy, runner, journal, unrecorded, left_over, began, streak: None }
+        Self { header, study, strategy, lanes, journal, unrecorded, left_over, began, streak: None }
     }
 
     /// Goes on with a journal. Also returns what is damaged in it, in words.
     pub(super) fn resume(
         header: StudyHeader,
         path: &Path,
-        runner: Box<dyn Runner>,
+        runners: Vec<Box<dyn Runner>>,
     ) -> Result<(Self, Vec<String>), StartError> {
         let (writer, opened) = JournalWriter::resume(path)?;
         let study = Study::from_events(&opened.events);
-        let driver = Self::new(header, study, Some(writer), runner);
+        let driver = Self::new(header, study, Some(writer), runners);
         let study = &driver.study;
         if let Some(recorded) = &study.header {
             check_same(recorded, &driver.header).map_err(StartError::Mismatch)?;
@@ -184,19 +204,22 @@ impl Driver {
                 Failure::new(FailureKind::Interrupted, "the program ended while the trial ran; it is run again");
             self.emit(&ended_early(trial, failure), tell);
         }
+        let mut heard = false;
         let reason = loop {
-            if let Some(reason) = self.reason_to_end(controls) {
-                break reason;
+            let is_paused = controls.paused.load(Ordering::Relaxed);
+            if !is_paused {
+                self.start_trials(controls, tell);
             }
-            if controls.paused.load(Ordering::Relaxed) {
+            if self.lanes.iter().any(|lane| lane.trial.is_some()) {
+                heard = self.attend(heard, controls, tell);
+            } else if let Some(reason) = self.reason_to_end(controls) {
+                break reason;
+            } else if is_paused {
                 let since = Instant::now();
                 std::thread::park_timeout(LOOK_UP);
                 controls.rested_nanos.fetch_add(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
-                continue;
-            }
-            match self.strategy.ask(&self.study) {
-                Some(spec) => self.run_trial(&spec, controls, tell),
-                None => break self.nothing_left(),
+            } else {
+                break self.nothing_left();
             }
         };
         self.emit(&StudyEvent::StudyEnded { reason }, tell);
@@ -234,34 +257,58 @@ impl Driver {
         {
             return Some(EndReason::TimeBudget);
         }
-        let done = self.left_over.n_ended(&self.study).saturating_sub(1);
+        let n_running = self.lanes.iter().filter(|lane| lane.trial.is_some()).count() as u32;
+        let done = (self.left_over.n_ended(&self.study) + n_running).saturating_sub(1);
         budget.trials.is_some_and(|trials| done >= trials).then_some(EndReason::TrialBudget)
     }
 
-    fn run_trial(&mut self, spec: &TrialSpec, controls: &Controls, tell: Tell<'_>) {
-        self.emit(&StudyEvent::TrialStarted { spec: Box::new(spec.clone()) }, tell);
-        self.runner.submit(spec);
-        let (mut is_cancelled, mut lost) = (false, 0);
-        loop {
-            if !is_cancelled && controls.stopping.load(Ordering::Relaxed) {
-                let is_hurried = controls.hurried.load(Ordering::Relaxed);
-                self.runner.cancel(if is_hurried { Duration::ZERO } else { STOP_GRACE });
-                is_cancelled = true;
+    /// Gives every device that has nothing to do a trial, while there is one.
+    fn start_trials(&mut self, controls: &Controls, tell: Tell<'_>) {
+        for lane in 0..self.lanes.len() {
+            if self.lanes[lane].trial.is_some() {
+                continue;
             }
-            match self.runner.next_event(LOOK_UP) {
-                None => {}
-                Some(StudyEvent::TrialFinished { trial, outcome, mut cautions, elapsed_secs, memory_curve }) => {
-                    note_lost_samples(&mut cautions, lost);
-                    self.count_failures(&outcome);
-                    self.emit(
-                        &StudyEvent::TrialFinished { trial, outcome, cautions, elapsed_secs, memory_curve },
-                        tell,
-                    );
-                    return;
-                }
-                Some(live) => lost += u64::from(!self.emit(&live, tell)),
+            if self.reason_to_end(controls).is_some() {
+                return;
+            }
+            let Some(mut spec) = self.strategy.ask(&self.study) else { return };
+            spec.device = self.lanes[lane].device;
+            self.emit(&StudyEvent::TrialStarted { spec: Box::new(spec.clone()) }, tell);
+            let lane = &mut self.lanes[lane];
+            lane.runner.submit(&spec);
+            lane.trial = Some(RunningTrial::default());
+        }
+    }
+
+    /// Takes in one event of each device that runs a trial; returns whether there was one.
+    ///
+    /// - `heard`: whether there was one the last time, so that nothing is waited for while others have much to tell
+    fn attend(&mut self, heard: bool, controls: &Controls, tell: Tell<'_>) -> bool {
+        let busy: Vec<usize> = (0..self.lanes.len()).filter(|lane| self.lanes[*lane].trial.is_some()).collect();
+        let patience = if heard && busy.len() > 1 { Duration::ZERO } else { LOOK_UP / busy.len().max(1) as u32 };
+        let mut heard = false;
+        for index in busy {
+            let lane = &mut self.lanes[index];
+            let Some(trial) = &mut lane.trial else { continue };
+            if !trial.is_cancelled && controls.stopping.load(Ordering::Relaxed) {
+                let is_hurried = controls.hurried.load(Ordering::Relaxed);
+                lane.runner.cancel(if is_hurried { Duration::ZERO } else { STOP_GRACE });
+                trial.is_cancelled = true;
+            }
+            let Some(mut event) = lane.runner.next_event(patience) else { continue };
+            heard = true;
+            if let StudyEvent::TrialFinished { outcome, cautions, .. } = &mut event {
+                note_lost_samples(cautions, trial.lost);
+                lane.trial = None;
+                self.count_failures(outcome);
+                self.emit(&event, tell);
+            } else if !self.emit(&event, tell)
+                && let Some(trial) = &mut self.lanes[index].trial
+            {
+                trial.lost += 1;
             }
         }
+        heard
     }
 
     fn count_failures(&mut self, outcome: &Outcome) {

@@ -59,7 +59,7 @@ impl DriverHandle {
     pub(super) fn start(
         header: StudyHeader,
         record: Record,
-        runner: Box<dyn Runner>,
+        runners: Vec<Box<dyn Runner>>,
         wake: Wake,
     ) -> Result<Self, StartError> {
         let controls = Arc::new(Controls::default());
@@ -69,7 +69,7 @@ impl DriverHandle {
         let thread = std::thread::Builder::new()
             .name("study-driver".to_owned())
             .spawn(move || {
-                run_for_window(header, record, runner, &seen, &window);
+                run_for_window(header, record, runners, &seen, &window);
                 window.tell(Update::Over);
             })
             .map_err(StartError::Thread)?;
@@ -152,9 +152,15 @@ impl Window {
     }
 }
 
-fn run_for_window(header: StudyHeader, record: Record, runner: Box<dyn Runner>, controls: &Controls, window: &Window) {
+fn run_for_window(
+    header: StudyHeader,
+    record: Record,
+    runners: Vec<Box<dyn Runner>>,
+    controls: &Controls,
+    window: &Window,
+) {
     let opened = match record {
-        Record::Resume(path) => match Driver::resume(header, &path, runner) {
+        Record::Resume(path) => match Driver::resume(header, &path, runners) {
             Ok((driver, damage)) => {
                 for line in damage {
                     window.tell(Update::Notice(Level::Warn, line));
@@ -163,7 +169,7 @@ fn run_for_window(header: StudyHeader, record: Record, runner: Box<dyn Runner>, 
             }
             Err(error) => Err(error),
         },
-        Record::New(folder) => Ok(record_new(header, folder.as_deref(), runner, window)),
+        Record::New(folder) => Ok(record_new(header, folder.as_deref(), runners, window)),
     };
     let (mut driver, journal) = match opened {
         Ok(opened) => opened,
@@ -185,7 +191,7 @@ fn run_for_window(header: StudyHeader, record: Record, runner: Box<dyn Runner>, 
 fn record_new(
     header: StudyHeader,
     folder: Option<&Path>,
-    runner: Box<dyn Runner>,
+    runners: Vec<Box<dyn Runner>>,
     window: &Window,
 ) -> (Driver, Option<PathBuf>) {
     let created = match folder {
@@ -196,10 +202,10 @@ fn record_new(
             .and_then(|path| Ok((JournalWriter::create(&path).map_err(|error| error.to_string())?, path))),
     };
     match created {
-        Ok((writer, path)) => (Driver::new(header, Study::default(), Some(writer), runner), Some(path)),
+        Ok((writer, path)) => (Driver::new(header, Study::default(), Some(writer), runners), Some(path)),
         Err(error) => {
             window.tell(Update::Notice(Level::Error, unrecorded(&error)));
-            (Driver::new(header, Study::default(), None, runner), None)
+            (Driver::new(header, Study::default(), None, runners), None)
         }
     }
 }

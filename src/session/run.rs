@@ -32,6 +32,8 @@ pub(super) struct Run {
     trial_secs: Vec<f64>,
     last_end: Instant,
     left_over: LeftOver,
+    /// Trials that run at the same time.
+    n_devices: usize,
 }
 
 impl Run {
@@ -46,6 +48,7 @@ impl Run {
             trial_secs: Vec::new(),
             last_end: now,
             left_over: LeftOver::default(),
+            n_devices: spec.devices().len(),
         }
     }
 
@@ -69,8 +72,9 @@ impl Run {
         let total = self.planned.max(done);
         let elapsed_secs = self.began.elapsed().saturating_sub(driver.rested()).as_secs_f64();
         let in_trial = self.last_end.elapsed().as_secs_f64();
-        let remaining_secs =
-            remaining_secs(&self.trial_secs, total - done, in_trial, self.budget.secs.map(|secs| secs - elapsed_secs));
+        let n_left = (total - done).div_ceil(self.n_devices as u32);
+        let budget_left = self.budget.secs.map(|secs| secs - elapsed_secs);
+        let remaining_secs = remaining_secs(&self.trial_secs, n_left, in_trial, budget_left);
         RunStatus { done, total, elapsed_secs, remaining_secs, paused, stopping }
     }
 }

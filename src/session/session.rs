@@ -144,11 +144,15 @@ impl Session {
     /// # Errors
     /// [`StartError`] says what to do next.
     pub fn start(&mut self, spec: StudySpec, resume: Option<PathBuf>) -> Result<(), StartError> {
-        let config = self.worker_config(spec.model.clone(), spec.device).map_err(StartError::Thread)?;
-        self.start_with(spec, resume, Box::new(WorkerHandle::new(config)))
+        let mut runners: Vec<Box<dyn Runner>> = Vec::new();
+        for device in spec.devices() {
+            let config = self.worker_config(spec.model.clone(), device).map_err(StartError::Thread)?;
+            runners.push(Box::new(WorkerHandle::new(config)));
+        }
+        self.start_with(spec, resume, runners)
     }
 
-    /// As [`Self::start`], with another runner than a worker process.
+    /// As [`Self::start`], with others than worker processes: a runner for each of [`StudySpec::devices`].
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -156,7 +160,7 @@ impl Session {
         &mut self,
         spec: StudySpec,
         resume: Option<PathBuf>,
-        runner: Box<dyn Runner>,
+        runners: Vec<Box<dyn Runner>>,
     ) -> Result<(), StartError> {
         if self.running.is_some() {
             return Err(StartError::Busy);
@@ -184,7 +188,7 @@ impl Session {
         self.profiler.cancel();
         let record = resume.map_or_else(|| Record::New(self.studies_dir.clone()), Record::Resume);
         let run = Run::new(&header.spec);
-        let driver = DriverHandle::start(header, record, runner, Arc::clone(&self.wake))?;
+        let driver = DriverHandle::start(header, record, runners, Arc::clone(&self.wake))?;
         self.running = Some((driver, run));
         Ok(())
     }

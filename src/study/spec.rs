@@ -17,6 +17,9 @@ pub struct StudySpec {
     pub model: ModelSource,
     /// Where trials run.
     pub device: DeviceSpec,
+    /// Cards that run trials of this study at the same time, beside `device`. A trial's own specification says where it ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_on: Vec<DeviceSpec>,
     /// What each trial measures.
     pub workload: Workload,
     /// What is tried. Trial 0 is always the reference.
@@ -30,6 +33,19 @@ pub struct StudySpec {
     /// Seed of every random choice.
     #[serde(default)]
     pub seed: u64,
+}
+
+impl StudySpec {
+    /// Every device that runs trials, each once.
+    pub fn devices(&self) -> Vec<DeviceSpec> {
+        let mut devices = vec![self.device];
+        for device in &self.also_on {
+            if !devices.contains(device) {
+                devices.push(*device);
+            }
+        }
+        devices
+    }
 }
 
 /// What a trial measures. A part that is absent is not measured.

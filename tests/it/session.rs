@@ -20,6 +20,7 @@ use trimtab::study::{
 use trimtab::worker::Runner;
 use trimtab::worker::scripted::ScriptedRunner;
 
+mod cards;
 mod inspection;
 mod resume;
 
@@ -39,6 +40,7 @@ fn study_spec() -> StudySpec {
         name: "test".to_owned(),
         model: demo_model(),
         device: DeviceSpec::Cpu { threads: 1 },
+        also_on: Vec::new(),
         workload: Workload::default(),
         strategy: StrategySpec::List { recipes },
         limits: Limits::default(),
@@ -166,7 +168,7 @@ fn run_instantly(
     end: impl FnMut(&TrialSpec) -> StudyEvent + Send + 'static,
 ) -> Result<Study, StartError> {
     let runner = Box::new(InstantRunner(end, None));
-    run_to_end(header(spec), path, resume, runner, Arc::default(), &mut |_, _| {}).map(|end| end.study)
+    run_to_end(header(spec), path, resume, vec![runner], Arc::default(), &mut |_, _| {}).map(|end| end.study)
 }
 
 fn is_done(trial: &Trial) -> bool {
@@ -213,8 +215,8 @@ fn a_study_runs_to_its_end_and_its_journal_tells_the_same() {
     let mut window = Window::open(dir.path());
     let (runner, strings) = puppet();
     assert!(window.session.status().is_none());
-    window.session.start_with(study_spec(), None, runner).unwrap();
-    let busy = window.session.start_with(study_spec(), None, puppet().0);
+    window.session.start_with(study_spec(), None, vec![runner]).unwrap();
+    let busy = window.session.start_with(study_spec(), None, vec![puppet().0]);
     assert!(matches!(busy, Err(StartError::Busy)));
     for n in 0..=RECIPES.len() as u32 {
         let spec = strings.submitted();
@@ -240,7 +242,7 @@ fn pause_starts_nothing_and_stop_keeps_what_is_finished() {
     let dir = tempfile::tempdir().unwrap();
     let mut window = Window::open(dir.path());
     let (runner, strings) = puppet();
-    window.session.start_with(study_spec(), None, runner).unwrap();
+    window.session.start_with(study_spec(), None, vec![runner]).unwrap();
     let first = strings.submitted();
     window.session.pause(true);
     strings.answer(done(first.id));
@@ -258,7 +260,7 @@ fn pause_starts_nothing_and_stop_keeps_what_is_finished() {
     // The stopped trial is tried again, the finished one is not.
     let keys_done = study.trials[&first.id].spec.key();
     let (runner, strings) = puppet();
-    window.session.start_with(study_spec(), Some(path), runner).unwrap();
+    window.session.start_with(study_spec(), Some(path), vec![runner]).unwrap();
     let third = strings.submitted();
     assert_eq!(third.key(), second.key());
     assert_ne!(third.key(), keys_done);
@@ -308,7 +310,7 @@ fn pauses_do_not_use_up_the_time_budget() {
     let mut window = Window::open(dir.path());
     let (runner, strings) = puppet();
     let spec = StudySpec { budget: Budget { trials: None, secs: Some(SECS) }, ..study_spec() };
-    window.session.start_with(spec, None, runner).unwrap();
+    window.session.start_with(spec, None, vec![runner]).unwrap();
     let first = strings.submitted();
     window.session.pause(true);
     strings.answer(done(first.id));
@@ -329,7 +331,7 @@ fn an_interrupted_run_ends_in_order_and_a_lost_journal_is_told() {
     let (runner, _strings) = puppet();
     let stopping = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&stopping);
-    let end = run_to_end(header(study_spec()), &path, false, runner, stopping, &mut |event, _| {
+    let end = run_to_end(header(study_spec()), &path, false, vec![runner], stopping, &mut |event, _| {
         if matches!(event, StudyEvent::TrialStarted { .. }) {
             seen.store(true, Ordering::Relaxed);
         }
@@ -340,7 +342,7 @@ fn an_interrupted_run_ends_in_order_and_a_lost_journal_is_told() {
 
     let lost = dir.path().join("b.study");
     let runner = Box::new(InstantRunner(|spec: &TrialSpec| done(spec.id), None));
-    let end = run_to_end(header(study_spec()), &lost, false, runner, Arc::default(), &mut |event, _| {
+    let end = run_to_end(header(study_spec()), &lost, false, vec![runner], Arc::default(), &mut |event, _| {
         if event.trial() == Some(TrialId(2)) && lost.exists() {
             std::fs::remove_file(&lost).unwrap();
         }
@@ -358,7 +360,7 @@ fn a_recorded_study_replays_to_itself() {
     let first = run_instantly(study_spec(), &path, false, end).unwrap();
     let runner = ScriptedRunner::new(&journal::read(&path).unwrap().events);
     let other = dir.path().join("b.study");
-    let again = run_to_end(header(study_spec()), &other, false, Box::new(runner), Arc::default(), &mut |_, _| {});
+    let again = run_to_end(header(study_spec()), &other, false, vec![Box::new(runner)], Arc::default(), &mut |_, _| {});
     assert_eq!(again.unwrap().study.trials, first.trials);
 
     let mut window = Window::open(dir.path());
@@ -387,7 +389,7 @@ fn write_a_study_when_asked() {
     let resume = path.exists();
     let runner = Box::new(InstantRunner(|spec: &TrialSpec| done(spec.id), None));
     let mut out = std::io::stdout();
-    run_to_end(header(long_spec()), &path, resume, runner, Arc::default(), &mut |event, _| {
+    run_to_end(header(long_spec()), &path, resume, vec![runner], Arc::default(), &mut |event, _| {
         if let StudyEvent::TrialFinished { trial, .. } = event {
             out.write_all(format!("finished {}\n", trial.0).as_bytes()).and_then(|()| out.flush()).unwrap();
         }

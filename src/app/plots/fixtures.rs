@@ -94,6 +94,7 @@ pub(super) fn created() -> StudyEvent {
                 name: "synthetic".to_owned(),
                 model: ModelSource::Safetensors { dir: PathBuf::from("stories15M") },
                 device,
+                also_on: Vec::new(),
                 workload: workload(),
                 strategy: StrategySpec::List { recipes: Vec::new() },
                 limits: Limits { max_kl: Some(0.1), max_perplexity_ratio: Some(1.1) },

@@ -58,6 +58,7 @@ fn header() -> StudyHeader {
             name: "small study".to_owned(),
             model: ModelSource::Safetensors { dir: "tiny".into() },
             device: DEVICE,
+            also_on: Vec::new(),
             workload: Workload::default(),
             strategy: StrategySpec::List { recipes: Vec::new() },
             limits: Limits { max_kl: Some(0.1), max_perplexity_ratio: None },

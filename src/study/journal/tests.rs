@@ -55,6 +55,7 @@ fn header() -> StudyHeader {
             name: "test".to_owned(),
             model: ModelSource::Gguf { file: PathBuf::from("model.gguf") },
             device,
+            also_on: Vec::new(),
             workload: Workload::default(),
             strategy: StrategySpec::List { recipes: vec![] },
             limits: Limits::default(),

@@ -14,8 +14,8 @@ pub use plan::planned_recipes;
 
 /// Chooses trials. The same study gives the same answer: a resumed study goes on where it stopped.
 pub trait Strategy: Send {
-    /// The next trial, or `None` when nothing is left to try. Trials of `study` that are finished for good are not
-    /// asked for again.
+    /// The next trial, or `None` when nothing is left to try before a running trial has ended. Trials of `study` that are
+    /// finished for good are not asked for again.
     fn ask(&mut self, study: &Study) -> Option<TrialSpec>;
 }
 

@@ -26,6 +26,8 @@ enum Standing<'a> {
     Failed,
     /// Failed in this run in a way that the next run tries again.
     Later,
+    /// Being tried on another device.
+    Running,
 }
 
 impl Ordered {
@@ -51,7 +53,18 @@ impl Ordered {
             TrialState::Finished { .. } | TrialState::Running => {}
         }
         let tried_in_this_run = self.asked.get(key).is_some_and(|generation| *generation != study.generation);
-        if tried_in_this_run { Standing::Later } else { Standing::Open(*id) }
+        match found.state {
+            _ if !tried_in_this_run => Standing::Open(*id),
+            TrialState::Running => Standing::Running,
+            TrialState::Finished { .. } => Standing::Later,
+        }
+    }
+
+    /// What a trial tries, on whichever device of the study.
+    fn key(&self, trial: &TrialSpec) -> String {
+        let is_ours = trial.device == self.spec.device || self.spec.also_on.contains(&trial.device);
+        let device = if is_ours { self.spec.device } else { trial.device };
+        TrialSpec { device, ..trial.clone() }.key()
     }
 
     /// Whether the ladder ends with this rung.
@@ -64,7 +77,7 @@ impl Ordered {
 impl Strategy for Ordered {
     fn ask(&mut self, study: &Study) -> Option<TrialSpec> {
         // Of two trials with one key the later counts: it is the one that was tried again.
-        let known = study.trials.iter().map(|(id, trial)| (trial.spec.key(), *id)).collect();
+        let known = study.trials.iter().map(|(id, trial)| (self.key(&trial.spec), *id)).collect();
         let reference = Recipe::reference();
         for (position, recipe) in std::iter::once(&reference).chain(&self.recipes).enumerate() {
             let mut wanted = trial(&self.spec, TrialId(0), recipe.clone());
@@ -78,7 +91,9 @@ impl Strategy for Ordered {
                 }
                 Standing::Done(rung) if position > 0 && self.is_last_rung(rung) => return None,
                 Standing::Failed | Standing::Later if is_needed => return None,
-                Standing::Done(_) | Standing::Failed | Standing::Later => {}
+                // The next rung depends on this one.
+                Standing::Running if self.is_ladder => return None,
+                Standing::Done(_) | Standing::Failed | Standing::Later | Standing::Running => {}
             }
         }
         None

@@ -16,6 +16,7 @@ fn study_spec(strategy: StrategySpec, limits: Limits) -> StudySpec {
         name: "test".to_owned(),
         model: ModelSource::Gguf { file: PathBuf::from("model.gguf") },
         device: DeviceSpec::Cpu { threads: 2 },
+        also_on: Vec::new(),
         workload: Workload::default(),
         strategy,
         limits,

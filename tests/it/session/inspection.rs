@@ -13,7 +13,7 @@ fn an_inspection_waits_while_a_study_runs() {
     window.session.inspect(request("model.embed_tokens"));
     window.until("it runs", |session| state(session) == Some(InspectionState::Running));
     let (runner, strings) = puppet();
-    window.session.start_with(study_spec(), None, runner).unwrap();
+    window.session.start_with(study_spec(), None, vec![runner]).unwrap();
     assert_eq!(state(&window.session), Some(InspectionState::Waiting), "the study comes first");
     let first = strings.submitted();
     window.session.inspect(request("model.layers.0.self_attn.q_proj"));
