@@ -70,9 +70,17 @@ impl Twin {
     }
 }
 
+/// Small, for it is run over and over.
+fn toy() -> Toy {
+    Toy::new(|config| {
+        (config.n_blocks, config.hidden_size, config.intermediate_size) = (1, 32, 32);
+        (config.n_heads, config.n_kv_heads) = (2, 1);
+    })
+}
+
 /// What a device makes of a prompt, two recorded steps and a window.
 fn numbers(device: &Device) -> Result<Vec<u64>, CudaError> {
-    let (host, mut other) = (Toy::new(|_| {}), Toy::new(|_| {}));
+    let (host, mut other) = (toy(), toy());
     other.weights.values_mut().flatten().for_each(|weight| *weight *= 1.05);
     let (model, variant) = (device.model(&host.model())?, device.model(&other.model())?);
     let mut text = Text::new(&model, 16)?;
@@ -114,7 +122,7 @@ fn whatever_is_refused_everything_else_is_given_back_and_the_next_gives_the_same
     twin.begin("");
     let expected = numbers(&Device::emulated()).unwrap();
     // The Nth of each in turn, until there is none.
-    for (site, code, stride) in [("allocate", 2, 1), ("load", 2, 1), ("launch", 700, 7), ("copy", 719, 3)] {
+    for (site, code, stride) in [("allocate", 2, 1), ("load", 2, 1), ("launch", 700, 5), ("copy", 719, 3)] {
         let mut n_failed = 0;
         for number in (1..).step_by(stride) {
             twin.begin(&format!("fault={site}:{number}:{code}"));
@@ -122,7 +130,9 @@ fn whatever_is_refused_everything_else_is_given_back_and_the_next_gives_the_same
                 let outcome = numbers(&device);
                 if code == 2 && outcome.is_err() {
                     assert_eq!(device.allocated_bytes().0, 0, "{site} {number}");
-                    assert!(numbers(&device).unwrap() == expected, "{site} {number}: the same card goes on");
+                    if number % 8 == 0 {
+                        assert!(numbers(&device).unwrap() == expected, "{site} {number}: the same card goes on");
+                    }
                 }
                 outcome
             });
@@ -156,7 +166,7 @@ fn the_driver_s_rules_are_kept_by_the_twin() {
     }
     // What cannot be recorded ends the recording; the card goes on.
     let buffer = Buffer::of(&card, &[1_u32, 2]).unwrap();
-    let mut allocate = || card.allocate(16).map(drop);
+    let allocate = || card.allocate(16).map(drop);
     let recorded = card.record(&mut || if card.wait().is_err() { Ok(()) } else { allocate() });
     assert!(recorded.unwrap_err().to_string().contains("stream capture"));
     let mut read = [0_u32; 2];

@@ -141,7 +141,7 @@ fn faults_one_after_another_leave_nothing_behind() {
 #[test]
 fn a_card_that_is_too_small_is_out_of_memory_every_time() {
     let study = Study::new();
-    let mut handle = study.toy.handle("memory=500000");
+    let mut handle = study.toy.handle("memory=120000");
     for number in 0..2 {
         let failed = run(&mut handle, &study.spec(number));
         assert_failed(&failed, FailureKind::OutOfMemory, "the card has no memory left for ", "a small card");

@@ -5,7 +5,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use trimtab::recipe::Recipe;
-use trimtab::study::{Measurements, Outcome};
+use trimtab::study::journal::read_study;
+use trimtab::study::{FailureKind, Measurements, Outcome, Quality, Study, TrialState};
 use trimtab::worker::cuda::PROGRAM_VARIABLE;
 
 use crate::cuda_twin::{CARD, PROCESSOR, Toy, WORKER, run, shipped, twin};
@@ -107,6 +108,50 @@ fn every_kind_of_format_has_the_processor_s_quality_on_a_card() {
         }
         assert_eq!(found.windows.len(), 2);
     }
+}
+
+/// Runs a study of four variants, and reads it back.
+fn study(toy: &Toy, name: &str, script: &str) -> Study {
+    let file = toy.path().join(name).with_extension("toml");
+    let spec = "format_version = 1\nname = \"formats\"\nmodel = \".\"\ndevice = \"cuda:0\"\n[workload.quality]\n\
+                data = \"text.jsonl\"\nprotocol = \"gptq\"\ncontext = 12\nwindows = 2\n[strategy]\nkind = \"list\"\n\
+                recipes = [\"bf16\", \"q8_0\", \"fp8-row\", \"int4-g32\"]\n";
+    std::fs::write(&file, spec).unwrap();
+    let journal = file.with_extension("study");
+    let output = trimtab(script, &["sweep", file.to_str().unwrap(), "--out", journal.to_str().unwrap()]);
+    let (study, damage) = read_study(&journal).unwrap();
+    assert!(damage.is_empty() && study.trials.len() == 5, "{}", text(&output));
+    study
+}
+
+#[test]
+fn a_study_goes_on_behind_a_fault_with_the_same_numbers() {
+    let toy = Toy::new();
+    let armed = toy.path().join("armed");
+    std::fs::write(&armed, "").unwrap();
+    let expected = study(&toy, "quiet", "");
+    let found = study(&toy, "disturbed", &format!("fault=launch:300:700;once={}", armed.display()));
+    assert!(!armed.exists(), "the fault was met");
+    let quality = |state: &TrialState| -> Result<Quality, (FailureKind, usize)> {
+        match state {
+            TrialState::Finished { outcome: Outcome::Done(measured), .. } => Ok(measured.quality.clone().unwrap()),
+            TrialState::Finished { outcome: Outcome::Failed(failure), memory_curve, .. } => {
+                Err((failure.kind, memory_curve.len()))
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut n_failed = 0;
+    for (id, trial) in &found.trials {
+        match quality(&trial.state) {
+            Ok(found) => assert_eq!(found, quality(&expected.trials[id].state).unwrap(), "{id:?}"),
+            Err((kind, samples)) => {
+                assert!(kind == FailureKind::Device && samples > 0, "{kind:?} {samples}");
+                n_failed += 1;
+            }
+        }
+    }
+    assert_eq!(n_failed, 1);
 }
 
 fn measured(outcome: Outcome) -> Measurements {

@@ -24,13 +24,13 @@ pub(crate) fn twin(script: &str) -> Vec<(String, String)> {
         .into()
 }
 
-/// A model of two blocks of width 64 over 128 letters, with a text of them.
+/// A model of two blocks of width 32 over 128 letters, with a text of them.
 pub(crate) struct Toy {
     dir: tempfile::TempDir,
 }
 
-const HIDDEN: usize = 64;
-const CHANNELS: usize = 192;
+const HIDDEN: usize = 32;
+const CHANNELS: usize = 64;
 const LETTERS: usize = 128;
 
 impl Toy {
@@ -39,7 +39,7 @@ impl Toy {
         let write = |name: &str, text: String| std::fs::write(dir.path().join(name), text).unwrap();
         let config = json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
-            "intermediate_size": CHANNELS, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "intermediate_size": CHANNELS, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
             "head_dim": 16, "vocab_size": LETTERS, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
             "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": true, "bos_token_id": 1,
             "eos_token_id": 2, "torch_dtype": "float32",
@@ -110,7 +110,7 @@ impl Toy {
         let quality = QualityWorkload {
             data: self.path().join("text.jsonl"),
             protocol: Protocol::Gptq,
-            context: 16,
+            context: 12,
             windows: Some(2),
             dequantized: false,
         };
