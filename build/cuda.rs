@@ -13,6 +13,7 @@ pub(crate) fn compile(root: &Path) {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo names a folder for outputs"));
     let folder = root.join("src/cuda/device");
     emulation(&folder);
+    driver_twin(&folder, &out);
     for variable in [READY_MADE, "CUDA_HOME", "CUDA_PATH", "PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
@@ -56,6 +57,7 @@ pub(crate) fn compile(root: &Path) {
 fn key(folder: &Path, nvcc: &Path) -> String {
     let mut files = Vec::new();
     crate::files_below(folder, &mut files);
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "cu" || extension == "cuh"));
     files.sort();
     let mut hash = crate::Fnv::default();
     for file in files {
@@ -75,6 +77,32 @@ fn emulation(folder: &Path) {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).warnings(true).file(folder.join("emulation.cpp"));
     build.flag("-ffp-contract=off").cargo_warnings(true).compile("trimtab_emulation");
+}
+
+/// The emulation as the driver's library, in a folder that tests name to the worker. No program looks there by itself.
+fn driver_twin(folder: &Path, out: &Path) {
+    let twin = out.join("twin");
+    fs::create_dir_all(&twin).unwrap_or_else(|error| refuse(&format!("make {}: {error}", twin.display())));
+    let library = twin.join("libcuda.so.1");
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++20").opt_level(2).warnings(true).cargo_metadata(false);
+    let mut command = build.get_compiler().to_command();
+    command.args([
+        "-shared",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-Wl,-soname,libcuda.so",
+        "-Wl,-z,defs",
+        "-Wl,--exclude-libs,ALL",
+    ]);
+    command.arg(folder.join("driver_twin.cpp")).arg(out.join("libtrimtab_emulation.a")).arg("-o").arg(&library);
+    if !command.status().is_ok_and(|status| status.success()) {
+        refuse("the twin of the driver was not linked");
+    }
+    // The first of the names by which it is looked for.
+    let first = twin.join("libcuda.so");
+    fs::copy(&library, &first).unwrap_or_else(|error| refuse(&format!("write {}: {error}", first.display())));
+    println!("cargo::rustc-env=TRIMTAB_DRIVER_TWIN={}", twin.display());
 }
 
 #[expect(clippy::exit, clippy::print_stderr, reason = "cargo shows what a failing build script says last")]

@@ -45,11 +45,17 @@ pub(super) trait Card: Debug {
     /// Runs what was recorded.
     fn replay(&self, recorded: Recorded) -> Result<(), CudaError>;
 
+    /// Gives back what [`Self::record`] returned.
+    fn forget(&self, recorded: Recorded);
+
     /// Waits for everything that was asked.
     fn wait(&self) -> Result<(), CudaError>;
 
     /// Bytes allocated now, and at most so far.
     fn allocated_bytes(&self) -> (u64, u64);
+
+    /// Counts the most bytes anew from now on.
+    fn forget_peak(&self);
 }
 
 /// Memory of a card, given back with it.

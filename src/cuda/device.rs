@@ -46,4 +46,9 @@ impl Device {
     pub fn allocated_bytes(&self) -> (u64, u64) {
         self.card.allocated_bytes()
     }
+
+    /// Counts the most bytes anew from now on.
+    pub fn forget_peak(&self) {
+        self.card.forget_peak();
+    }
 }

@@ -37,7 +37,7 @@ pub(super) fn start() -> Result<(), CudaError> {
     if version < NEEDED {
         return Err(CudaError::OldDriver { major: version / 1000, minor: version % 1000 / 10 });
     }
-    Ok(result::init()?)
+    result::init().map_err(CudaError::of_start)
 }
 
 /// Fails where the kernels have no code for a card.

@@ -6,7 +6,7 @@ use std::ffi::{CString, c_void};
 
 use cudarc::driver::result;
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUfunction, CUgraphExec, CUgraphInstantiate_flags, CUmodule, CUstream, CUstreamCaptureMode,
+    CUdevice, CUfunction, CUgraph, CUgraphExec, CUgraphInstantiate_flags, CUmodule, CUstream, CUstreamCaptureMode,
 };
 
 use crate::cuda::CudaError;
@@ -21,18 +21,59 @@ static KERNELS: Aligned<[u8; include_bytes!(concat!(env!("OUT_DIR"), "/kernels.f
 #[repr(C, align(64))]
 struct Aligned<T>(T);
 
+/// An upload of more bytes is waited for; of fewer, a copy is kept until somebody waits.
+const SMALL: usize = 64 << 10;
+/// Copies that are kept at most.
+const MOST_KEPT: usize = 64;
+
 /// An open card. Stays on the thread that opened it.
 #[derive(Debug)]
 pub(super) struct DriverCard {
-    device: CUdevice,
-    context: CUcontext,
     module: CUmodule,
     stream: CUstream,
     functions: RefCell<BTreeMap<String, CUfunction>>,
-    graphs: RefCell<Vec<CUgraphExec>>,
+    graphs: RefCell<BTreeMap<usize, CUgraphExec>>,
     /// Launches only look their kernels up: the driver may load code then, which it must not while it records.
     is_rehearsing: Cell<bool>,
+    /// Whether anything was asked since it was last waited for.
+    is_busy: Cell<bool>,
+    /// What uploads may still read: that the call copies pageable memory away is not promised.
+    kept: RefCell<Vec<Box<[u8]>>>,
     allocated: Cell<(u64, u64)>,
+    /// Released last.
+    _context: Context,
+}
+
+/// The context of a card that all of a process share, current on this thread.
+#[derive(Debug)]
+struct Context(CUdevice);
+
+impl Context {
+    fn new(device: CUdevice) -> Result<Self, CudaError> {
+        // SAFETY: the device was named by the driver; the context is released once.
+        let context = unsafe { result::primary_ctx::retain(device) }?;
+        let retained = Self(device);
+        // SAFETY: the context was just retained.
+        unsafe { result::ctx::set_current(context) }?;
+        Ok(retained)
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: retained once; what fails here fails because the context is gone already.
+        unsafe { result::primary_ctx::release(self.0) }.unwrap_or_default();
+    }
+}
+
+/// What was recorded, until it can be run.
+struct Graph(CUgraph);
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: what was instantiated does not need it any more.
+        unsafe { result::graph::destroy(self.0) }.unwrap_or_default();
+    }
 }
 
 impl DriverCard {
@@ -41,15 +82,12 @@ impl DriverCard {
         driver::start()?;
         let device = result::device::get(i32::from(ordinal))?;
         driver::check(device)?;
-        // SAFETY: the device was named by the driver; the context is released with the card.
-        let context = unsafe { result::primary_ctx::retain(device) }?;
-        // SAFETY: the context lives as long as the card.
-        unsafe { result::ctx::set_current(context) }?;
+        let context = Context::new(device)?;
         // SAFETY: the image is a whole file of nvcc's, aligned, and static.
         let module = unsafe { result::module::load_data((&raw const KERNELS).cast::<c_void>()) }?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
-        let (functions, graphs, is_rehearsing, allocated) = Default::default();
-        Ok(Self { device, context, module, stream, functions, graphs, is_rehearsing, allocated })
+        let (functions, graphs, is_rehearsing, is_busy, kept, allocated) = Default::default();
+        Ok(Self { module, stream, functions, graphs, is_rehearsing, is_busy, kept, allocated, _context: context })
     }
 
     fn function(&self, name: &str) -> Result<CUfunction, CudaError> {
@@ -67,9 +105,15 @@ impl DriverCard {
 impl Card for DriverCard {
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
         // SAFETY: plain memory; it is set before anyone reads it.
-        let address = unsafe { result::malloc_sync(bytes) }.map_err(|error| CudaError::of(error.0, bytes as u64))?;
+        let address =
+            unsafe { result::malloc_sync(bytes) }.map_err(|error| CudaError::of(error.0, Some(bytes as u64)))?;
+        self.is_busy.set(true);
         // SAFETY: the memory was just allocated with this length.
-        unsafe { result::memset_d8_async(address, 0, bytes, self.stream) }?;
+        if let Err(error) = unsafe { result::memset_d8_async(address, 0, bytes, self.stream) } {
+            // SAFETY: nobody else knows the address.
+            unsafe { result::free_sync(address) }.unwrap_or_default();
+            return Err(error.into());
+        }
         let (now, most) = self.allocated.get();
         let now = now + bytes as u64;
         self.allocated.set((now, most.max(now)));
@@ -79,15 +123,27 @@ impl Card for DriverCard {
     fn free(&self, address: u64, bytes: usize) {
         let (now, most) = self.allocated.get();
         self.allocated.set((now - bytes as u64, most));
-        // SAFETY: the address came from `allocate` and is given back once; the driver waits for work that uses it.
-        if let Err(error) = unsafe { result::free_sync(address) } {
-            log::debug!("memory of a card is not given back: {}", CudaError::from(error));
+        // The driver may wait for work that uses the memory, but does not promise to.
+        let waited = if self.is_busy.get() { self.wait() } else { Ok(()) };
+        // SAFETY: the address came from `allocate` and is given back once.
+        let freed = waited.and_then(|()| Ok(unsafe { result::free_sync(address) }?));
+        if let Err(error) = freed {
+            log::debug!("memory of a card is not given back: {error}");
         }
     }
 
     fn upload(&self, address: u64, bytes: &[u8]) -> Result<(), CudaError> {
-        // SAFETY: the caller's buffer has room. The host's memory is pageable: the call returns when it was copied away.
-        Ok(unsafe { result::memcpy_htod_async(address, bytes, self.stream) }?)
+        self.is_busy.set(true);
+        if bytes.len() > SMALL || self.kept.borrow().len() == MOST_KEPT {
+            // SAFETY: the caller's buffer has room, and the slice is there until it was waited for.
+            unsafe { result::memcpy_htod_async(address, bytes, self.stream) }?;
+            return self.wait();
+        }
+        let kept: Box<[u8]> = bytes.into();
+        // SAFETY: the caller's buffer has room, and the copy is kept until it was waited for.
+        unsafe { result::memcpy_htod_async(address, &kept, self.stream) }?;
+        self.kept.borrow_mut().push(kept);
+        Ok(())
     }
 
     fn download(&self, address: u64, bytes: &mut [u8]) -> Result<(), CudaError> {
@@ -103,6 +159,7 @@ impl Card for DriverCard {
         }
         let mut args: Vec<*mut c_void> =
             launch.args.iter().map(|arg| std::ptr::from_ref(arg).cast_mut().cast::<c_void>()).collect();
+        self.is_busy.set(true);
         let [x, y, z] = launch.grid.map(|size| u32::try_from(size).unwrap_or(u32::MAX));
         // SAFETY: the kernel reads as many parameters of eight bytes as it has; callers pass addresses of buffers that
         // they keep and lengths that fit them, as each kernel's contract says. Parameters are copied by the call.
@@ -121,46 +178,54 @@ impl Card for DriverCard {
         unsafe { result::stream::begin_capture(self.stream, mode) }?;
         let made = steps();
         // SAFETY: as above; a capture is ended whatever became of its steps.
-        let graph = unsafe { result::stream::end_capture(self.stream) };
+        let graph = unsafe { result::stream::end_capture(self.stream) }.map(Graph);
         made?;
         let graph = graph?;
         // SAFETY: the graph was just made.
-        let exec = unsafe { result::graph::instantiate(graph, CUgraphInstantiate_flags(0)) };
-        // SAFETY: what was instantiated does not need it any more.
-        unsafe { result::graph::destroy(graph) }?;
+        let exec = unsafe { result::graph::instantiate(graph.0, CUgraphInstantiate_flags(0)) }?;
         let mut graphs = self.graphs.borrow_mut();
-        graphs.push(exec?);
-        Ok(Recorded(graphs.len() - 1))
+        let number = graphs.last_key_value().map_or(0, |(last, _)| last + 1);
+        graphs.insert(number, exec);
+        Ok(Recorded(number))
+    }
+
+    fn forget(&self, recorded: Recorded) {
+        if let Some(graph) = self.graphs.borrow_mut().remove(&recorded.0) {
+            // SAFETY: nothing replays it any more; the driver lets it end where it still runs.
+            unsafe { result::graph::exec_destroy(graph) }.unwrap_or_default();
+        }
     }
 
     fn replay(&self, recorded: Recorded) -> Result<(), CudaError> {
-        // SAFETY: graphs live as long as the card, and the buffers in them as long as the model that recorded them.
-        Ok(unsafe { result::graph::launch(self.graphs.borrow()[recorded.0], self.stream) }?)
+        self.is_busy.set(true);
+        // SAFETY: the graph is there until it is forgotten, and the buffers in it as long as the text that recorded it.
+        Ok(unsafe { result::graph::launch(self.graphs.borrow()[&recorded.0], self.stream) }?)
     }
 
     fn wait(&self) -> Result<(), CudaError> {
         // SAFETY: the stream lives as long as the card.
-        Ok(unsafe { result::stream::synchronize(self.stream) }?)
+        unsafe { result::stream::synchronize(self.stream) }?;
+        self.kept.borrow_mut().clear();
+        self.is_busy.set(false);
+        Ok(())
     }
 
     fn allocated_bytes(&self) -> (u64, u64) {
         self.allocated.get()
     }
+
+    fn forget_peak(&self) {
+        let (now, _) = self.allocated.get();
+        self.allocated.set((now, now));
+    }
 }
 
 impl Drop for DriverCard {
     fn drop(&mut self) {
-        for graph in self.graphs.take() {
-            // SAFETY: nothing replays it any more.
-            unsafe { result::graph::exec_destroy(graph) }.unwrap_or_default();
-        }
-        // What fails here fails because the context is gone already.
+        // Texts have forgotten their steps. What fails here fails because the context is gone already.
         // SAFETY: no buffer is left: each holds a reference to the card.
         unsafe { result::stream::destroy(self.stream) }.unwrap_or_default();
         // SAFETY: as above.
         unsafe { result::module::unload(self.module) }.unwrap_or_default();
-        log::debug!("context {:?} is released", self.context);
-        // SAFETY: retained once by `open`.
-        unsafe { result::primary_ctx::release(self.device) }.unwrap_or_default();
     }
 }

@@ -30,7 +30,7 @@ type Step = (CString, [u32; 3], u32, Vec<u64>);
 #[derive(Debug, Default)]
 pub(super) struct EmulatedCard {
     memory: RefCell<BTreeMap<u64, Vec<u128>>>,
-    graphs: RefCell<Vec<Vec<Step>>>,
+    graphs: RefCell<BTreeMap<usize, Vec<Step>>>,
     recording: RefCell<Option<Vec<Step>>>,
     /// Which launch this is: every other one goes through the threads of a block backwards.
     launched: Cell<u32>,
@@ -105,13 +105,18 @@ impl Card for EmulatedCard {
         steps()?;
         let recorded = self.recording.take().unwrap();
         let mut graphs = self.graphs.borrow_mut();
-        graphs.push(recorded);
-        Ok(Recorded(graphs.len() - 1))
+        let number = graphs.last_key_value().map_or(0, |(last, _)| last + 1);
+        graphs.insert(number, recorded);
+        Ok(Recorded(number))
     }
 
     fn replay(&self, recorded: Recorded) -> Result<(), CudaError> {
-        self.graphs.borrow()[recorded.0].iter().for_each(|step| self.run(step));
+        self.graphs.borrow()[&recorded.0].iter().for_each(|step| self.run(step));
         Ok(())
+    }
+
+    fn forget(&self, recorded: Recorded) {
+        assert!(self.graphs.borrow_mut().remove(&recorded.0).is_some(), "a step that was recorded");
     }
 
     fn wait(&self) -> Result<(), CudaError> {
@@ -120,5 +125,10 @@ impl Card for EmulatedCard {
 
     fn allocated_bytes(&self) -> (u64, u64) {
         self.allocated.get()
+    }
+
+    fn forget_peak(&self) {
+        let (now, _) = self.allocated.get();
+        self.allocated.set((now, now));
     }
 }

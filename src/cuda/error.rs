@@ -32,13 +32,13 @@ pub enum CudaError {
         /// The same.
         minor: i32,
     },
-    /// The card has no memory left. The worker can go on once something was freed.
-    #[error("the card has no memory left for {}", crate::units::bytes(*.bytes))]
+    /// The card has no memory left.
+    #[error("the card has no memory left{}", wanted(*.bytes))]
     Memory {
-        /// What was asked for.
-        bytes: u64,
+        /// What was asked for; unknown where the driver needed it for itself.
+        bytes: Option<u64>,
     },
-    /// A kernel did what it must not: the context cannot be used any more, a new process can.
+    /// A kernel did what it must not: this process cannot use the card any more, a new one can.
     #[error("the card stopped a kernel: {0}")]
     Fault(String),
     /// The card does not answer any more.
@@ -56,8 +56,8 @@ pub enum CudaError {
 }
 
 impl CudaError {
-    /// The class of a driver's answer to a request for `bytes` of memory; 0 where it was for something else.
-    pub(super) fn of(code: CUresult, bytes: u64) -> Self {
+    /// The class of a driver's answer to a request for `bytes` of memory, or for something else.
+    pub(super) fn of(code: CUresult, bytes: Option<u64>) -> Self {
         use CUresult as C;
         let words = words(code);
         match code {
@@ -65,8 +65,8 @@ impl CudaError {
             C::CUDA_ERROR_NO_DEVICE => Self::NoCard,
             C::CUDA_ERROR_ECC_UNCORRECTABLE
             | C::CUDA_ERROR_NVLINK_UNCORRECTABLE
-            | C::CUDA_ERROR_DEVICE_UNAVAILABLE
-            | C::CUDA_ERROR_SYSTEM_NOT_READY
+            | C::CUDA_ERROR_CONTAINED
+            | C::CUDA_ERROR_EXTERNAL_DEVICE
             | C::CUDA_ERROR_DEINITIALIZED
             | C::CUDA_ERROR_UNKNOWN => Self::Lost(words),
             C::CUDA_ERROR_ILLEGAL_ADDRESS
@@ -83,16 +83,23 @@ impl CudaError {
         }
     }
 
-    /// Whether the process can go on using the card.
-    pub fn leaves_card_usable(&self) -> bool {
-        !matches!(self, Self::Fault(_) | Self::Lost(_))
+    /// The class of a driver that does not start.
+    pub(super) fn of_start(error: DriverError) -> Self {
+        match Self::from(error) {
+            Self::Lost(words) => Self::Refused(words),
+            other => other,
+        }
     }
 }
 
 impl From<DriverError> for CudaError {
     fn from(error: DriverError) -> Self {
-        Self::of(error.0, 0)
+        Self::of(error.0, None)
     }
+}
+
+fn wanted(bytes: Option<u64>) -> String {
+    bytes.map_or_else(String::new, |bytes| format!(" for {}", crate::units::bytes(bytes)))
 }
 
 /// `an illegal memory access was encountered`: the code's own name in words, which needs no driver to be told.
@@ -109,14 +116,16 @@ mod tests {
     #[test]
     fn answers_are_classed_by_what_they_mean_for_the_worker() {
         use CUresult as C;
-        let check = |code, expected: CudaError, usable| {
-            let found = CudaError::of(code, 1 << 30);
-            assert_eq!((found.leaves_card_usable(), format!("{found:?}")), (usable, format!("{expected:?}")));
-        };
-        check(C::CUDA_ERROR_OUT_OF_MEMORY, CudaError::Memory { bytes: 1 << 30 }, true);
-        check(C::CUDA_ERROR_NO_DEVICE, CudaError::NoCard, true);
-        check(C::CUDA_ERROR_ILLEGAL_ADDRESS, CudaError::Fault("illegal address (error 700)".to_owned()), false);
-        check(C::CUDA_ERROR_UNKNOWN, CudaError::Lost("unknown (error 999)".to_owned()), false);
-        check(C::CUDA_ERROR_INVALID_VALUE, CudaError::Refused("invalid value (error 1)".to_owned()), true);
+        let check = |code, said: &str| assert_eq!(CudaError::of(code, Some(1 << 30)).to_string(), said);
+        check(C::CUDA_ERROR_OUT_OF_MEMORY, "the card has no memory left for 1.00 GiB");
+        check(C::CUDA_ERROR_NO_DEVICE, "the NVIDIA driver finds no card");
+        check(C::CUDA_ERROR_ILLEGAL_ADDRESS, "the card stopped a kernel: illegal address (error 700)");
+        check(C::CUDA_ERROR_UNKNOWN, "the card was lost: unknown (error 999)");
+        check(C::CUDA_ERROR_INVALID_VALUE, "the NVIDIA driver refused: invalid value (error 1)");
+        check(C::CUDA_ERROR_DEVICE_UNAVAILABLE, "the NVIDIA driver refused: device unavailable (error 46)");
+        let said = CudaError::from(DriverError(C::CUDA_ERROR_OUT_OF_MEMORY)).to_string();
+        assert_eq!(said, "the card has no memory left");
+        let said = CudaError::of_start(DriverError(C::CUDA_ERROR_UNKNOWN)).to_string();
+        assert_eq!(said, "the NVIDIA driver refused: unknown (error 999)");
     }
 }

@@ -14,6 +14,8 @@ mod device;
 mod driver;
 mod driver_card;
 #[cfg(test)]
+mod driver_tests;
+#[cfg(test)]
 mod emulated_card;
 mod error;
 #[cfg(test)]

@@ -154,6 +154,7 @@ impl Text {
             Some((bits, recorded)) if bits == temperature.to_bits() => recorded,
             _ => {
                 let card = Rc::clone(&self.model.card);
+                self.forget_step();
                 let recorded = card.record(&mut || self.single(temperature))?;
                 self.step = Some((temperature.to_bits(), recorded));
                 recorded
@@ -193,6 +194,12 @@ impl Text {
         let mut logits = vec![0.0; self.model.config.vocab_size];
         self.space.logits.read(&mut logits)?;
         Ok(logits)
+    }
+
+    fn forget_step(&mut self) {
+        if let Some((_, recorded)) = self.step.take() {
+            self.model.card.forget(recorded);
+        }
     }
 
     fn chosen(&self) -> Result<Option<u32>, CudaError> {
@@ -372,6 +379,12 @@ impl Text {
 
     fn launch(&self, kernel: &str, grid: [usize; 3], threads: u32, args: &[u64]) -> Result<(), CudaError> {
         self.model.card.launch(Launch { kernel, grid, threads, args })
+    }
+}
+
+impl Drop for Text {
+    fn drop(&mut self) {
+        self.forget_step();
     }
 }
 

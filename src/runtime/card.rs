@@ -32,6 +32,10 @@ impl Card {
     pub(super) fn peak_bytes(&self) -> u64 {
         self.0.allocated_bytes().1
     }
+
+    pub(super) fn forget_peak(&self) {
+        self.0.forget_peak();
+    }
 }
 
 impl CardModel {

@@ -71,9 +71,15 @@ impl Place {
         Ok(Placed { host: Arc::clone(host), card })
     }
 
-    /// The most bytes that models and texts took on the card; `None` on the processor, whose memory the system counts.
+    /// The most bytes that models and texts took on the card since [`Self::forget_peak`]; `None` on the processor, whose
+    /// memory the system counts.
     pub fn peak_bytes(&self) -> Option<u64> {
         self.card.as_ref().map(Card::peak_bytes)
+    }
+
+    /// Counts the most bytes on the card anew from now on.
+    pub fn forget_peak(&self) {
+        self.card.iter().for_each(Card::forget_peak);
     }
 }
 

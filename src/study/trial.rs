@@ -85,6 +85,8 @@ pub enum FailureKind {
     NonFinite,
     /// The device ran out of memory.
     OutOfMemory,
+    /// The device stopped the work, was lost, or refused it.
+    Device,
     /// The worker panicked.
     Panicked,
     /// The worker was ended by a signal, the kernel's memory killer among them.
@@ -112,6 +114,7 @@ impl FailureKind {
             Self::Data => "data unusable",
             Self::NonFinite => "not finite",
             Self::OutOfMemory => "out of memory",
+            Self::Device => "device failed",
             Self::Panicked => "worker panicked",
             Self::Killed => "worker killed",
             Self::Exited => "worker exited",

@@ -382,7 +382,10 @@ impl Runner for WorkerHandle {
 
     fn cancel(&mut self, grace: Duration) {
         let Some(trial) = &mut self.trial else { return };
-        trial.ending = Some((HostAction::Cancelled, Instant::now() + grace));
+        // Asking again does not lengthen its patience.
+        let until = Instant::now() + grace;
+        let until = trial.ending.as_ref().map_or(until, |(_, before)| until.min(*before));
+        trial.ending = Some((HostAction::Cancelled, until));
         if let Some((worker, _)) = &self.worker {
             worker.ask(Request::Cancel(trial.spec.id));
         }

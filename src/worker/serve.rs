@@ -321,16 +321,18 @@ impl Reporter {
             next_tick = now + TICK;
             self.forward(live)?;
             let rss_bytes = resident_bytes();
-            if let (Some((trial, began)), Some(rss_bytes)) = (self.trial, rss_bytes) {
-                let at_millis = began.elapsed().as_millis() as u64;
-                let sample = StudyEvent::MemorySampled { trial, at_millis, rss_bytes };
-                frame::write(&mut self.out, &Report::Live(sample))?;
-            }
+            self.sample(rss_bytes)?;
             if now >= next_heartbeat {
                 next_heartbeat = now + HEARTBEAT;
                 frame::write(&mut self.out, &Report::Heartbeat { rss_bytes })?;
             }
         }
+    }
+
+    fn sample(&mut self, rss_bytes: Option<u64>) -> Result<(), frame::FrameError> {
+        let (Some((trial, began)), Some(rss_bytes)) = (self.trial, rss_bytes) else { return Ok(()) };
+        let at_millis = began.elapsed().as_millis() as u64;
+        frame::write(&mut self.out, &Report::Live(StudyEvent::MemorySampled { trial, at_millis, rss_bytes }))
     }
 
     fn say(&mut self, message: Outgoing, live: &Receiver<StudyEvent>) -> Result<(), frame::FrameError> {
@@ -339,6 +341,8 @@ impl Reporter {
             Outgoing::Report(report) => {
                 if matches!(report, Report::Finished { .. }) {
                     self.forward(live)?;
+                    // However short it was, a trial has a reading: that of its end.
+                    self.sample(resident_bytes())?;
                     self.trial = None;
                 }
                 frame::write(&mut self.out, &report)?;

@@ -5,6 +5,12 @@ mod calibrated;
 mod checkpoint;
 mod cli;
 #[cfg(feature = "cuda")]
+mod cuda_faults;
+#[cfg(feature = "cuda")]
+mod cuda_trials;
+#[cfg(feature = "cuda")]
+mod cuda_twin;
+#[cfg(feature = "cuda")]
 mod cuda_worker;
 mod inspector;
 mod journal;

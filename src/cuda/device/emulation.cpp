@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <memory>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -167,6 +168,14 @@ constexpr unsigned arity(void (*)(P...)) {
     return sizeof...(P);
 }
 
+// The parameters that are addresses, a bit each.
+template <class... P>
+constexpr uint64_t pointers(void (*)(P...)) {
+    uint64_t bits = 0, bit = 1;
+    ((bits |= std::is_pointer_v<P> ? bit : 0, bit <<= 1), ...);
+    return bits;
+}
+
 template <auto F, class... P>
 void call(const uint64_t* args, void (*)(P...)) {
     apply(F, args, std::index_sequence_for<P...>());
@@ -175,10 +184,12 @@ void call(const uint64_t* args, void (*)(P...)) {
 struct Entry {
     const char* name;
     unsigned arity;
+    uint64_t pointers;
     void (*invoke)(const uint64_t*);
 };
 
-#define ENTRY(kernel) Entry{#kernel, arity<&kernel>(&kernel), [](const uint64_t* args) { call<&kernel>(args, &kernel); }},
+#define ENTRY(kernel) \
+    Entry{#kernel, arity<&kernel>(&kernel), pointers(&kernel), [](const uint64_t* args) { call<&kernel>(args, &kernel); }},
 #define ENTRIES_OF(name, F) ENTRY(product_##name##_1) ENTRY(product_##name##_8) ENTRY(gather_##name)
 const Entry ENTRIES[] = {
     FORMATS(ENTRIES_OF) ENTRY(round_rows) ENTRY(product_tokens_1) ENTRY(product_tokens_8) ENTRY(rms_norm)
@@ -221,6 +232,17 @@ extern "C" int trimtab_emulate(const char* name, const unsigned* grid, unsigned 
                     block_index = {x, y, z};
                     run_block(threads, order);
                 }
+        return 0;
+    }
+    return 1;
+}
+
+// Returns 0 and what a launch needs to know of a kernel, or 1 for a name that is not a kernel's.
+extern "C" int trimtab_kernel(const char* name, unsigned* arity, uint64_t* pointers) {
+    for (const emulation::Entry& entry : emulation::ENTRIES) {
+        if (std::strcmp(entry.name, name) != 0) continue;
+        *arity = entry.arity;
+        *pointers = entry.pointers;
         return 0;
     }
     return 1;

@@ -259,7 +259,7 @@ fn a_ladder_stops_at_the_first_rung_that_may_lose_too_much() {
 #[test]
 fn failures_are_results_and_some_are_tried_again_by_the_next_run() {
     use FailureKind::{
-        Cancelled, Data, Exited, Interrupted, Killed, Model, NonFinite, OutOfMemory, Panicked, Protocol, Spawn,
+        Cancelled, Data, Device, Exited, Interrupted, Killed, Model, NonFinite, OutOfMemory, Panicked, Protocol, Spawn,
         TimedOut,
     };
     let check = |strategy: StrategySpec, failing: u32, kind: FailureKind, first: &[u32], second: &[u32]| {
@@ -274,7 +274,7 @@ fn failures_are_results_and_some_are_tried_again_by_the_next_run() {
         check(list(3), 2, kind, &[0, 1, 2, 3], &[]);
         check(ladder(), 2, kind, &[0, 1, 2], &[]);
     }
-    for kind in [Cancelled, Interrupted, Spawn, OutOfMemory, Killed, Exited, TimedOut, Panicked, Protocol] {
+    for kind in [Cancelled, Interrupted, Spawn, OutOfMemory, Device, Killed, Exited, TimedOut, Panicked, Protocol] {
         check(list(3), 2, kind, &[0, 1, 2, 3], &[2]);
         check(ladder(), 2, kind, &[0, 1, 2], &[2, 3, 4]);
         check(list(3), 0, kind, &[0], &[0, 1, 2, 3]);

@@ -111,6 +111,7 @@ impl Executor for TrialExecutor {
             report.peak_rss_bytes = memory::peak_resident_bytes();
         }
         memory::reset_peak();
+        open.place.forget_peak();
 
         let is_calibrated = report.as_ref().is_some_and(|report| report.calibration.is_some());
         if let Some(scored) = spec.workload.quality.as_ref().filter(|_| is_calibrated)
@@ -342,20 +343,16 @@ fn failure(error: RuntimeError) -> Failure {
     Failure::new(kind, format!("{error}{hint}"))
 }
 
-/// A card without memory and a refused request leave the worker as it is; anything else ends it.
+/// The class of what happened on a card.
 #[cfg(feature = "cuda")]
 fn card_failure(error: &crate::cuda::CudaError) -> FailureKind {
     use crate::cuda::CudaError;
     match error {
-        error if !error.leaves_card_usable() => FailureKind::Panicked,
         CudaError::Memory { .. } => FailureKind::OutOfMemory,
-        CudaError::NoDriver
-        | CudaError::OldDriver { .. }
-        | CudaError::NoCard
-        | CudaError::OldCard { .. }
-        | CudaError::Fault(_)
-        | CudaError::Lost(_)
-        | CudaError::Refused(_) => FailureKind::Spawn,
+        CudaError::NoDriver | CudaError::OldDriver { .. } | CudaError::NoCard | CudaError::OldCard { .. } => {
+            FailureKind::Spawn
+        }
+        CudaError::Fault(_) | CudaError::Lost(_) | CudaError::Refused(_) => FailureKind::Device,
         CudaError::Unsupported(_) => FailureKind::Recipe,
         CudaError::Tokens(_) => FailureKind::Data,
     }

@@ -1,0 +1,162 @@
+//! Trials and commands on a card, from the window's side to the driver's: the driver is its twin, whose kernels run on the
+//! processor.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use trimtab::recipe::Recipe;
+use trimtab::study::journal::read_study;
+use trimtab::study::{FailureKind, Measurements, Outcome, Quality, Study, TrialState};
+use trimtab::worker::cuda::PROGRAM_VARIABLE;
+
+use crate::cuda_twin::{CARD, PROCESSOR, Toy, WORKER, run, shipped, twin};
+
+#[expect(clippy::disallowed_methods, reason = "the programs are what is tested")]
+fn trimtab(script: &str, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trimtab"));
+    command.args(args).env(PROGRAM_VARIABLE, WORKER).envs(twin(script)).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn cards_are_listed_with_what_the_driver_says_of_them() {
+    let listed = trimtab("cards=2;memory=3221225472", &["devices", "--json"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let cards: Vec<&Value> =
+        listed["devices"].as_array().unwrap().iter().filter(|device| device["kind"] == "cuda").collect();
+    assert_eq!(cards.len(), 2, "{listed}");
+    for (number, card) in cards.into_iter().enumerate() {
+        assert_eq!(card["name"], format!("emulated card {number} (processor)"));
+        assert_eq!(card["memory_bytes"], 3_u64 << 30);
+        assert_eq!(card["unavailable"], Value::Null);
+        assert_eq!(card["gpu"]["compute_capability"], serde_json::json!([9, 0]));
+        // The bytes of the twin's identity.
+        let uuid = format!("GPU-7472696d-7461-6227-7320-7477696e000{number}");
+        assert_eq!(card["gpu"]["uuid"], uuid);
+    }
+}
+
+#[test]
+fn a_driver_or_a_card_that_is_not_enough_is_said_in_a_line() {
+    let cases = [
+        ("driver=12040", "the NVIDIA driver speaks CUDA 12.4 and 13.0 is needed; install driver 580 or newer"),
+        ("cards=0", "the NVIDIA driver finds no card"),
+        ("fault=init:1:999", "the NVIDIA driver refused: unknown (error 999)"),
+        ("capability=75", "has compute capability 7.5; 8.0 or later is needed"),
+    ];
+    for (script, reason) in cases {
+        let listed = text(&trimtab(script, &["devices"]));
+        let line = listed.lines().find(|line| line.starts_with("CUDA 0: ")).unwrap_or_default();
+        assert!(line.contains("(not now: ") && line.contains(reason), "{script}: {listed}");
+        let toy = Toy::new();
+        let asked = trimtab(
+            script,
+            &["bench", toy.path().to_str().unwrap(), "--device", "cuda:0", "--prompt", "8", "--decode", "4"],
+        );
+        assert!(!asked.status.success() && text(&asked).contains(reason), "{script}: {}", text(&asked));
+    }
+    let toy = Toy::new();
+    let asked =
+        trimtab("", &["bench", toy.path().to_str().unwrap(), "--device", "cuda:1", "--prompt", "8", "--decode", "4"]);
+    assert!(!asked.status.success() && text(&asked).contains("not a device of this machine"), "{}", text(&asked));
+}
+
+#[test]
+fn a_variant_is_timed_on_a_card() {
+    let toy = Toy::new();
+    let path = toy.path().to_str().unwrap();
+    let options = ["--device", "cuda:0", "--prompt", "8", "--decode", "4", "--repetitions", "2", "--json"];
+    let output = trimtab("", &[&["bench", path, "--recipe", "q8_0"], &options[..]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(result.to_string().contains("trimtab q8_0 (cuda)"), "{result}");
+}
+
+#[test]
+fn every_kind_of_format_has_the_processor_s_quality_on_a_card() {
+    let toy = Toy::new();
+    let smooth = shipped("w8a8-smooth").calibrated_on(&toy.path().join("text.jsonl"));
+    let cases: [(Recipe, &str, f64); 7] = [
+        (Recipe::reference(), "trimtab f32 (cuda)", 1e-4),
+        (shipped("bf16"), "trimtab bf16 (cuda)", 1e-4),
+        (shipped("fp8-row"), "trimtab fp8 (cuda)", 1e-4),
+        (shipped("int4-g32"), "trimtab int4 (cuda)", 1e-4),
+        // The processor rounds the activations of these.
+        (shipped("q8_0"), "trimtab q8_0 (cuda)", 2e-2),
+        (shipped("q4_0"), "trimtab q4_0 (cuda)", 2e-2),
+        (smooth, "int8 dynamic, trimtab int8 × int8 (cuda)", 2e-2),
+    ];
+    let (mut card, mut processor) = (toy.handle(""), toy.on_processor());
+    for (number, (recipe, product, bound)) in cases.into_iter().enumerate() {
+        let number = number as u32;
+        let found = run(&mut card, &toy.quality(number, &recipe, CARD));
+        let found = measured(found.outcome);
+        let expected = measured(run(&mut processor, &toy.quality(number, &recipe, PROCESSOR)).outcome);
+        assert!(found.products.contains_key(product), "{product}: {:?}", found.products);
+        assert!(found.products.keys().all(|product| product.ends_with("(cuda)")), "{:?}", found.products);
+        assert!(found.memory.peak_gpu_bytes.is_some_and(|bytes| bytes > 0), "{product}");
+        let (found, expected) = (found.quality.unwrap(), expected.quality.unwrap());
+        for (found, expected) in found.windows.iter().zip(&expected.windows) {
+            let pairs =
+                [(found.nll, expected.nll), (found.reference_nll, expected.reference_nll), (found.kl, expected.kl)];
+            for (found, expected) in pairs {
+                assert!((found - expected).abs() < bound * (1.0 + expected.abs()), "{product}: {found} {expected}");
+            }
+        }
+        assert_eq!(found.windows.len(), 2);
+    }
+}
+
+/// Runs a study of four variants, and reads it back.
+fn study(toy: &Toy, name: &str, script: &str) -> Study {
+    let file = toy.path().join(name).with_extension("toml");
+    let spec = "format_version = 1\nname = \"formats\"\nmodel = \".\"\ndevice = \"cuda:0\"\n[workload.quality]\n\
+                data = \"text.jsonl\"\nprotocol = \"gptq\"\ncontext = 12\nwindows = 2\n[strategy]\nkind = \"list\"\n\
+                recipes = [\"bf16\", \"q8_0\", \"fp8-row\", \"int4-g32\"]\n";
+    std::fs::write(&file, spec).unwrap();
+    let journal = file.with_extension("study");
+    let output = trimtab(script, &["sweep", file.to_str().unwrap(), "--out", journal.to_str().unwrap()]);
+    let (study, damage) = read_study(&journal).unwrap();
+    assert!(damage.is_empty() && study.trials.len() == 5, "{}", text(&output));
+    study
+}
+
+#[test]
+fn a_study_goes_on_behind_a_fault_with_the_same_numbers() {
+    let toy = Toy::new();
+    let armed = toy.path().join("armed");
+    std::fs::write(&armed, "").unwrap();
+    let expected = study(&toy, "quiet", "");
+    let found = study(&toy, "disturbed", &format!("fault=launch:300:700;once={}", armed.display()));
+    assert!(!armed.exists(), "the fault was met");
+    let quality = |state: &TrialState| -> Result<Quality, (FailureKind, usize)> {
+        match state {
+            TrialState::Finished { outcome: Outcome::Done(measured), .. } => Ok(measured.quality.clone().unwrap()),
+            TrialState::Finished { outcome: Outcome::Failed(failure), memory_curve, .. } => {
+                Err((failure.kind, memory_curve.len()))
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut n_failed = 0;
+    for (id, trial) in &found.trials {
+        match quality(&trial.state) {
+            Ok(found) => assert_eq!(found, quality(&expected.trials[id].state).unwrap(), "{id:?}"),
+            Err((kind, samples)) => {
+                assert!(kind == FailureKind::Device && samples > 0, "{kind:?} {samples}");
+                n_failed += 1;
+            }
+        }
+    }
+    assert_eq!(n_failed, 1);
+}
+
+fn measured(outcome: Outcome) -> Measurements {
+    match outcome {
+        Outcome::Done(measurements) => *measurements,
+        Outcome::Failed(failure) => panic!("{failure:?}"),
+    }
+}
