@@ -83,6 +83,7 @@ impl Bench {
             selection,
             devices: &[],
             device: DeviceSpec::Cpu { threads: 2 },
+            also_on: &[],
             sweep: &sweep,
             plan: &plan,
             recent: &[],

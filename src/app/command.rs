@@ -106,6 +106,8 @@ pub enum Command {
     SetSweep(Box<SweepSettings>),
     /// Chooses the device for the next study.
     SetDevice(DeviceSpec),
+    /// Whether a card runs trials of the next study beside the device that is chosen.
+    ShareWith(DeviceSpec, bool),
     /// Runs a study with the workload, limits and budget of the sweep panel.
     Run(Box<StrategySpec>),
     /// Starts no new trial, or goes on.

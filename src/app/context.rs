@@ -110,6 +110,8 @@ pub struct ViewContext<'a> {
     pub devices: &'a [DeviceInfo],
     /// The device that is chosen for the next study.
     pub device: DeviceSpec,
+    /// Cards that run its trials at the same time.
+    pub also_on: &'a [DeviceSpec],
     /// The sweep's form: strategy, workload, limits, budget.
     pub sweep: &'a SweepSettings,
     /// What Run would do now.

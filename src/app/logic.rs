@@ -79,6 +79,7 @@ impl App {
     pub(super) fn show(&mut self, ui: &mut egui::Ui) {
         let (words, theme) = (words::current(), Tokens::of(ui.ctx().theme()));
         let telemetry = self.session.telemetry();
+        let also_on = self.also_on();
         let cx = ViewContext {
             words,
             theme,
@@ -94,6 +95,7 @@ impl App {
             selection: &self.selection,
             devices: self.session.devices(),
             device: self.device_spec(),
+            also_on: &also_on,
             sweep: &self.prefs.sweep,
             plan: self.planner.plan(),
             recent: &self.prefs.recent,
@@ -127,6 +129,10 @@ impl App {
             Command::UseData(path) => self.prefs.sweep.quality.data = path,
             Command::UseCalibration(path) => self.calibrate_on(path),
             Command::SetDevice(device) => self.prefs.device = Some(device),
+            Command::ShareWith(device, is_on) => {
+                self.prefs.also_on.retain(|other| *other != device);
+                self.prefs.also_on.extend(is_on.then_some(device));
+            }
             Command::SetTheme(theme) => {
                 self.prefs.theme = theme;
                 ctx.set_theme(theme);
@@ -223,7 +229,8 @@ impl App {
         let ModelState::Open(model) = self.session.model() else {
             return self.notices.push(Level::Warn, words::current().shell.needs_model.to_owned());
         };
-        let spec = self.prefs.sweep.spec(strategy, model.source.clone(), self.device_spec());
+        let mut spec = self.prefs.sweep.spec(strategy, model.source.clone(), self.device_spec());
+        spec.also_on = self.also_on();
         self.forget_trials();
         if let Err(error) = self.session.start(spec, None) {
             self.notices.push(Level::Error, error.to_string());
@@ -293,6 +300,19 @@ impl App {
         let devices = self.session.devices();
         let chosen = self.prefs.device.filter(|spec| devices.iter().any(|device| device.spec == *spec));
         chosen.or(devices.first().map(|device| device.spec)).unwrap_or_else(DeviceSpec::all_cores)
+    }
+
+    /// The cards that share the next study: those chosen that are there and can run trials, where the device is a card.
+    fn also_on(&self) -> Vec<DeviceSpec> {
+        let device = self.device_spec();
+        let can_run = |spec: &DeviceSpec| {
+            let devices = self.session.devices().iter();
+            *spec != device && devices.into_iter().any(|info| info.spec == *spec && info.unavailable.is_none())
+        };
+        match device {
+            DeviceSpec::Cpu { .. } => Vec::new(),
+            DeviceSpec::Cuda { .. } => self.prefs.also_on.iter().copied().filter(can_run).collect(),
+        }
     }
 
     pub(super) fn device(&self) -> DeviceInfo {

@@ -31,6 +31,9 @@ pub struct Prefs {
     pub recent: Vec<PathBuf>,
     /// The device for studies; `None` for all cores.
     pub device: Option<DeviceSpec>,
+    /// Cards that run trials beside it.
+    #[serde(default)]
+    pub also_on: Vec<DeviceSpec>,
     /// The sweep's form.
     pub sweep: SweepSettings,
     /// The demo's model and its text to calibrate on, once they are unpacked; not kept.
@@ -49,6 +52,7 @@ impl Default for Prefs {
             tree: None,
             recent: Vec::new(),
             device: None,
+            also_on: Vec::new(),
             sweep: SweepSettings::default(),
             demo: None,
             open_demo: false,

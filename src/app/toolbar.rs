@@ -7,6 +7,7 @@ use crate::app::command::Command;
 use crate::app::context::ViewContext;
 use crate::app::layout::Tile;
 use crate::app::theme::Mark;
+use crate::device::{DeviceInfo, DeviceSpec};
 use crate::session::{ModelState, RunStatus};
 use crate::units;
 
@@ -151,7 +152,12 @@ fn model_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
 }
 
 fn device_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
-    let combo = ComboBox::from_id_salt("device").selected_text(cx.device.label()).width(104.0);
+    let words = &cx.words.toolbar;
+    let chosen = match cx.also_on.len() {
+        0 => cx.device.label(),
+        n => format!("{} + {n}", cx.device.label()),
+    };
+    let combo = ComboBox::from_id_salt("device").selected_text(chosen).width(104.0);
     let shown = combo.show_ui(ui, |ui| {
         for device in cx.devices {
             let text = format!("{} · {}", device.spec.label(), device.name);
@@ -165,8 +171,29 @@ fn device_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
                 cx.send(Command::SetDevice(device.spec));
             }
         }
+        sharing_ui(cx, ui);
     });
-    shown.response.accessible_name(cx.words.toolbar.device);
+    shown.response.accessible_name(words.device);
+}
+
+/// The other cards, each of which may run trials beside the chosen one.
+fn sharing_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
+    let is_card = |spec: DeviceSpec| matches!(spec, DeviceSpec::Cuda { .. });
+    let others = cx.devices.iter().filter(|device| is_card(device.spec) && device.spec != cx.device);
+    let others: Vec<&DeviceInfo> = others.filter(|device| device.unavailable.is_none()).collect();
+    if !is_card(cx.device) || others.is_empty() {
+        return;
+    }
+    ui.separator();
+    ui.label(RichText::new(cx.words.toolbar.also_on).color(cx.theme.text_weak))
+        .on_hover_text(cx.words.toolbar.also_on_hint);
+    for device in others {
+        let mut is_on = cx.also_on.contains(&device.spec);
+        let text = format!("{} · {}", device.spec.label(), device.name);
+        if ui.checkbox(&mut is_on, text).on_hover_text(cx.words.toolbar.also_on_hint).changed() {
+            cx.send(Command::ShareWith(device.spec, is_on));
+        }
+    }
 }
 
 /// Bytes now, bytes of the draft and its bits per weight; they follow every edit.

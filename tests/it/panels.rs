@@ -52,6 +52,7 @@ impl World {
             words: words::current(),
             theme: theme::Tokens::of(ui.ctx().theme()),
             device: DeviceSpec::Cpu { threads: 2 },
+            also_on: &[],
             sweep: &sweep,
             plan: &plan,
             recent: &[],

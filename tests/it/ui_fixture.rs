@@ -46,6 +46,9 @@ pub(crate) struct World {
     pub sent: Vec<Command>,
     pub view: View,
     device: DeviceInfo,
+    /// This machine's; [`Self::with_cards`] has more than the one that is chosen.
+    devices: Vec<DeviceInfo>,
+    pub also_on: Vec<DeviceSpec>,
     commands: CommandQueue,
     dressed: bool,
 }
@@ -71,6 +74,8 @@ impl World {
             sent: Vec::new(),
             view: View::new(None),
             device: DeviceInfo::named(spec, "test processor"),
+            devices: vec![DeviceInfo::named(spec, "test processor")],
+            also_on: Vec::new(),
             commands: CommandQueue::default(),
             dressed: false,
         }
@@ -85,6 +90,16 @@ impl World {
         world.sweep.calibration = PathBuf::from("/texts/calibration.jsonl");
         let ticked = presets().iter().filter(|preset| world.sweep.presets.contains(preset.id));
         world.plan.recipes = ticked.map(|preset| preset.recipe().name).collect();
+        world
+    }
+
+    /// The same with two cards, the first of which is chosen, and a third that runs nothing now.
+    pub(crate) fn with_cards() -> Self {
+        let mut world = Self::with_model();
+        let card = |ordinal| DeviceInfo::named(DeviceSpec::Cuda { ordinal }, "test card");
+        let lost = DeviceInfo { unavailable: Some("it is gone".to_owned()), ..card(2) };
+        world.devices.extend([card(0), card(1), lost]);
+        world.device = card(0);
         world
     }
 
@@ -156,8 +171,9 @@ impl World {
             inspection: self.inspection.as_ref(),
             profiling: self.profiling.as_ref(),
             selection: &self.selection,
-            devices: std::slice::from_ref(&self.device),
+            devices: &self.devices,
             device: self.device.spec,
+            also_on: &self.also_on,
             sweep: &self.sweep,
             plan: &self.plan,
             recent: &self.recent,
@@ -184,6 +200,7 @@ impl World {
             Command::Pin(PinSlot::B, id) => self.selection.pinned_b = id,
             Command::SetSweep(sweep) => self.sweep = *sweep,
             Command::UseCalibration(path) => self.sweep.calibration = path,
+            Command::ShareWith(device, true) => self.also_on.push(device),
             _ => {}
         }
     }

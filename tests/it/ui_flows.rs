@@ -7,6 +7,7 @@ use egui_kittest::kittest::{NodeT as _, Queryable as _};
 use trimtab::app::command::{Command, DialogKind, ExportKind};
 use trimtab::app::layout::Tile;
 use trimtab::app::sweep::SweepKind;
+use trimtab::device::DeviceSpec;
 use trimtab::model::LayerRole;
 use trimtab::recipe::{ChannelScore, Group, IntFormat, Recipe, WeightFormat, WidthCut, presets};
 use trimtab::session::RunStatus;
@@ -393,6 +394,24 @@ fn run_asks_for_what_the_form_says() {
     harness.run();
     let Some(Command::Run(strategy)) = harness.state().sent.last().cloned() else { panic!("F5 runs") };
     assert!(matches!(*strategy, StrategySpec::Progressive { ref rungs, .. } if rungs[0].settings.len() == 6));
+}
+
+#[test]
+fn cards_may_share_the_next_study() {
+    let mut harness = World::with_cards().harness(SIZE, Theme::Dark);
+    let share = "CUDA 1 · test card";
+    click(&mut harness, "Device");
+    assert!(harness.query_by_label("Share the next study with").is_some());
+    // Once as a device to choose, once as one to share with; the one that runs nothing only in the first list.
+    let found: Vec<_> = harness.query_all_by_label(share).collect();
+    assert_eq!(found.len(), 2);
+    assert_eq!(harness.query_all_by_label("CUDA 2 · test card").count(), 1);
+    found[1].click();
+    harness.run();
+    assert_eq!(harness.state().also_on, [DeviceSpec::Cuda { ordinal: 1 }]);
+    let mut harness = World::with_model().harness(SIZE, Theme::Dark);
+    click(&mut harness, "Device");
+    assert!(harness.query_by_label("Share the next study with").is_none(), "the processor shares with nobody");
 }
 
 #[test]

@@ -53,6 +53,10 @@ pub struct ToolbarWords {
     pub blocks: fn(&str, usize) -> String,
     /// Choice of the device.
     pub device: &'static str,
+    /// Before the cards that may share a study.
+    pub also_on: &'static str,
+    /// What sharing does.
+    pub also_on_hint: &'static str,
     /// Bits a weight, after the number.
     pub bits_per_weight: &'static str,
     /// Explains the totals.
@@ -106,6 +110,8 @@ impl ToolbarWords {
         opening: |name| format!("Opening {name}…"),
         blocks: |family, n| format!("{family}, {n} blocks"),
         device: "Device",
+        also_on: "Share the next study with",
+        also_on_hint: "Each card runs trials of its own at the same time; a result names the card that it was found on",
         bits_per_weight: "bits/weight",
         totals_hint: "Bytes of all tensors as stored, then as this recipe packs them, scales and minimums included",
         run: "Run",
