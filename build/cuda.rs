@@ -8,11 +8,18 @@ const READY_MADE: &str = "TRIMTAB_CUDA_KERNELS";
 /// Cards that get machine code; later ones compile the code for the last of these when the worker starts.
 const ARCHITECTURES: [u32; 4] = [80, 86, 89, 90];
 
+/// The folder of libraries that stand for NVIDIA's in tests.
+const TWINS: &str = "twin";
+
 /// Leaves `kernels.fatbin` in the folder of outputs and links the emulation of the kernels.
 pub(crate) fn compile(root: &Path) {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo names a folder for outputs"));
     let folder = root.join("src/cuda/device");
     emulation(&folder);
+    // Soname and file are different on purpose: the binding asks for the plain name first, so that tests get the twin
+    // where the real library is installed too.
+    twin(&root.join("src/cuda/twins/cublaslt.cpp"), &out, "libcublasLt.so.13", "libcublasLt.so");
+    println!("cargo::rustc-env=TRIMTAB_TWINS={}", out.join(TWINS).display());
     for variable in [READY_MADE, "CUDA_HOME", "CUDA_PATH", "PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
@@ -75,6 +82,20 @@ fn emulation(folder: &Path) {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).warnings(true).file(folder.join("emulation.cpp"));
     build.flag("-ffp-contract=off").cargo_warnings(true).compile("trimtab_emulation");
+}
+
+/// A library that stands for one of NVIDIA's, over the host's memory. Only tests load it.
+fn twin(source: &Path, out: &Path, file: &str, soname: &str) {
+    let folder = out.join(TWINS);
+    fs::create_dir_all(&folder).unwrap_or_else(|error| refuse(&format!("create {}: {error}", folder.display())));
+    let compiler = cc::Build::new().cpp(true).std("c++17").opt_level(2).warnings(true).pic(true).get_compiler();
+    let mut command = compiler.to_command();
+    command.arg("-shared").arg(format!("-Wl,-soname,{soname}")).arg(source).arg("-o").arg(folder.join(file));
+    match command.status() {
+        Ok(status) if status.success() => {}
+        Ok(status) => refuse(&format!("{} did not compile: {status}", source.display())),
+        Err(error) => refuse(&format!("start the compiler of {}: {error}", source.display())),
+    }
 }
 
 #[expect(clippy::exit, clippy::print_stderr, reason = "cargo shows what a failing build script says last")]

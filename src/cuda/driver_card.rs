@@ -10,7 +10,8 @@ use cudarc::driver::sys::{
 };
 
 use crate::cuda::CudaError;
-use crate::cuda::card::{Card, Launch, Recorded};
+use crate::cuda::card::{Card, Gemm, Launch, Recorded};
+use crate::cuda::cublaslt::{self, CublasLt};
 use crate::cuda::driver;
 
 /// The kernels for every card that has code, compiled by the build script.
@@ -33,6 +34,9 @@ pub(super) struct DriverCard {
     /// Launches only look their kernels up: the driver may load code then, which it must not while it records.
     is_rehearsing: Cell<bool>,
     allocated: Cell<(u64, u64)>,
+    /// What multiplies many rows, with the memory that it works in: (address, bytes).
+    library: Option<CublasLt>,
+    library_memory: Vec<(u64, usize)>,
 }
 
 impl DriverCard {
@@ -48,8 +52,35 @@ impl DriverCard {
         // SAFETY: the image is a whole file of nvcc's, aligned, and static.
         let module = unsafe { result::module::load_data((&raw const KERNELS).cast::<c_void>()) }?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
-        let (functions, graphs, is_rehearsing, allocated) = Default::default();
-        Ok(Self { device, context, module, stream, functions, graphs, is_rehearsing, allocated })
+        let (functions, graphs, is_rehearsing, allocated, library_memory) = Default::default();
+        let library = None;
+        let mut card = Self {
+            device,
+            context,
+            module,
+            stream,
+            functions,
+            graphs,
+            is_rehearsing,
+            allocated,
+            library,
+            library_memory,
+        };
+        if cublaslt::load() {
+            card.open_library()?;
+        }
+        Ok(card)
+    }
+
+    fn open_library(&mut self) -> Result<(), CudaError> {
+        let constants = [0.0_f32, 1.0];
+        for bytes in [cublaslt::WORKSPACE_BYTES, size_of_val(&constants)] {
+            self.library_memory.push((self.allocate(bytes)?, bytes));
+        }
+        let [workspace, place] = [0, 1].map(|at: usize| self.library_memory[at].0);
+        self.upload(place, bytemuck::bytes_of(&constants))?;
+        self.library = Some(CublasLt::open(workspace, place)?);
+        Ok(())
     }
 
     fn function(&self, name: &str) -> Result<CUfunction, CudaError> {
@@ -111,6 +142,15 @@ impl Card for DriverCard {
         Ok(launched?)
     }
 
+    fn has_gemm(&self, gemm: &Gemm) -> Result<bool, CudaError> {
+        self.library.as_ref().map_or(Ok(false), |library| library.has(gemm))
+    }
+
+    fn gemm(&self, gemm: &Gemm) -> Result<(), CudaError> {
+        let library = self.library.as_ref().expect("a product that `has_gemm` told of");
+        library.multiply(gemm, self.stream.cast())
+    }
+
     fn record(&self, steps: &mut dyn FnMut() -> Result<(), CudaError>) -> Result<Recorded, CudaError> {
         self.is_rehearsing.set(true);
         let rehearsed = steps();
@@ -153,6 +193,10 @@ impl Drop for DriverCard {
         for graph in self.graphs.take() {
             // SAFETY: nothing replays it any more.
             unsafe { result::graph::exec_destroy(graph) }.unwrap_or_default();
+        }
+        drop(self.library.take());
+        for (address, bytes) in std::mem::take(&mut self.library_memory) {
+            self.free(address, bytes);
         }
         // What fails here fails because the context is gone already.
         // SAFETY: no buffer is left: each holds a reference to the card.

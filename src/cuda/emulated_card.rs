@@ -4,9 +4,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
+use std::path::Path;
 
 use crate::cuda::CudaError;
-use crate::cuda::card::{Card, Launch, Recorded};
+use crate::cuda::card::{Card, Gemm, GemmType, Launch, Recorded};
+use crate::cuda::cublaslt::{self, CublasLt};
 
 /// Words of 16 bytes behind each allocation.
 const MARGIN: usize = 4;
@@ -23,28 +25,67 @@ unsafe extern "C" {
     ) -> i32;
 }
 
+/// An allocation: its words, of which so many are before a multiple of 256 bytes.
+#[derive(Debug)]
+struct Memory {
+    words: Vec<u128>,
+    skipped: usize,
+    len: usize,
+}
+
 /// One launch as it was recorded: name, grid, threads, arguments.
 type Step = (CString, [u32; 3], u32, Vec<u64>);
 
 /// The processor in the place of a card.
 #[derive(Debug, Default)]
 pub(super) struct EmulatedCard {
-    memory: RefCell<BTreeMap<u64, Vec<u128>>>,
+    memory: RefCell<BTreeMap<u64, Memory>>,
     graphs: RefCell<Vec<Vec<Step>>>,
     recording: RefCell<Option<Vec<Step>>>,
     /// Which launch this is: every other one goes through the threads of a block backwards.
     launched: Cell<u32>,
     allocated: Cell<(u64, u64)>,
+    library: Library,
+}
+
+/// What multiplies many rows.
+#[derive(Debug, Default)]
+enum Library {
+    /// Plain loops.
+    #[default]
+    Plain,
+    /// The twin of cuBLASLt through our own half of it.
+    Twin(CublasLt),
+    Missing,
 }
 
 impl EmulatedCard {
+    /// A card without cuBLASLt.
+    pub(super) fn without_library() -> Self {
+        Self { library: Library::Missing, ..Self::default() }
+    }
+
+    /// A card whose products of many rows are those of the twin of cuBLASLt.
+    pub(super) fn with_twin() -> Self {
+        let twins = Path::new(env!("TRIMTAB_TWINS"));
+        assert!(cublaslt::load_from(twins), "the build script made a twin");
+        let mut card = Self::default();
+        let [workspace, constants] = [cublaslt::WORKSPACE_BYTES, 8].map(|bytes| card.allocate(bytes).unwrap());
+        card.upload(constants, bytemuck::bytes_of(&[0.0_f32, 1.0])).unwrap();
+        card.library = Library::Twin(CublasLt::open(workspace, constants).unwrap());
+        // As if the library had been there before.
+        card.allocated.set((0, 0));
+        card
+    }
+
     /// The address in the host's memory of `bytes` at `address`, all inside of one allocation.
     fn host(&self, address: u64, bytes: usize) -> *mut u8 {
         let mut memory = self.memory.borrow_mut();
-        let (start, words) = memory.range_mut(..=address).next_back().expect("memory of the card");
+        let (start, Memory { words, skipped, len }) =
+            memory.range_mut(..=address).next_back().expect("memory of the card");
         let offset = (address - start) as usize;
-        assert!(offset + bytes <= (words.len() - MARGIN) * 16, "inside of one allocation");
-        words.as_mut_ptr().cast::<u8>().wrapping_add(offset)
+        assert!(offset + bytes <= *len * 16, "inside of one allocation");
+        words.as_mut_ptr().cast::<u8>().wrapping_add(*skipped * 16 + offset)
     }
 
     fn run(&self, (name, grid, threads, args): &Step) {
@@ -58,10 +99,13 @@ impl EmulatedCard {
 
 impl Card for EmulatedCard {
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
-        let mut words = vec![0_u128; bytes.div_ceil(16)];
-        words.extend([UNTOUCHED; MARGIN]);
-        let address = words.as_ptr().addr() as u64;
-        self.memory.borrow_mut().insert(address, words);
+        let len = bytes.div_ceil(16);
+        let mut words = vec![0_u128; len + MARGIN + 15];
+        let begin = words.as_ptr().addr();
+        let skipped = (begin.next_multiple_of(256) - begin) / 16;
+        words[skipped + len..].fill(UNTOUCHED);
+        let address = (begin + skipped * 16) as u64;
+        self.memory.borrow_mut().insert(address, Memory { words, skipped, len });
         let (now, most) = self.allocated.get();
         let now = now + bytes as u64;
         self.allocated.set((now, most.max(now)));
@@ -69,8 +113,9 @@ impl Card for EmulatedCard {
     }
 
     fn free(&self, address: u64, bytes: usize) {
-        let words = self.memory.borrow_mut().remove(&address).expect("memory of the card");
-        assert!(words[words.len() - MARGIN..] == [UNTOUCHED; MARGIN], "a kernel wrote behind its buffer");
+        let Memory { words, skipped, len } = self.memory.borrow_mut().remove(&address).expect("memory of the card");
+        let is_untouched = words[skipped + len..].iter().all(|word| *word == UNTOUCHED);
+        assert!(is_untouched, "a kernel wrote behind its buffer");
         let (now, most) = self.allocated.get();
         self.allocated.set((now - bytes as u64, most));
     }
@@ -100,6 +145,54 @@ impl Card for EmulatedCard {
         Ok(())
     }
 
+    fn has_gemm(&self, gemm: &Gemm) -> Result<bool, CudaError> {
+        match &self.library {
+            Library::Plain => Ok(is_legal(gemm)),
+            Library::Twin(library) => library.has(gemm),
+            Library::Missing => Ok(false),
+        }
+    }
+
+    fn gemm(&self, gemm: &Gemm) -> Result<(), CudaError> {
+        assert!(is_legal(gemm), "{gemm:?}");
+        assert!(self.recording.borrow().is_none(), "a product of the library is not recorded");
+        let ([rows, outputs, inputs], [w_stride, x_stride, y_stride]) = (gemm.shape, gemm.strides);
+        let bytes = gemm.numbers.bytes();
+        let x_aligned = if gemm.numbers == GemmType::F32 { 4 } else { 16 };
+        assert!(gemm.weights.is_multiple_of(16) && gemm.x.is_multiple_of(x_aligned) && gemm.y.is_multiple_of(16));
+        let len = |rows: usize, stride: usize, width: usize| (rows - 1) * stride + width;
+        let weights = self.host(gemm.weights, len(outputs, w_stride, inputs) * bytes);
+        let x = self.host(gemm.x, len(rows, x_stride, inputs) * bytes);
+        let y = self.host(gemm.y, len(rows, y_stride, outputs) * 4);
+        if let Library::Twin(library) = &self.library {
+            return library.multiply(gemm, std::ptr::null_mut());
+        }
+        let alpha = if gemm.alpha == 0 { 1.0 } else { f32::from_bits(word(self.host(gemm.alpha, 4), 0)) };
+        for row in 0..rows {
+            for output in 0..outputs {
+                let (w_at, x_at) = (output * w_stride, row * x_stride);
+                let mut sum = 0.0;
+                let mut whole = 0_i32;
+                for i in 0..inputs {
+                    if gemm.numbers == GemmType::Int8 {
+                        whole += i32::from(byte(weights, w_at + i)) * i32::from(byte(x, x_at + i));
+                    } else {
+                        sum += number(gemm.numbers, weights, w_at + i) * number(gemm.numbers, x, x_at + i);
+                    }
+                }
+                let at = row * y_stride + output;
+                let before = if gemm.adds { f32::from_bits(word(y, at)) } else { 0.0 };
+                let bits = match gemm.numbers {
+                    GemmType::Int8 => whole.cast_unsigned(),
+                    _ => (alpha * sum + before).to_bits(),
+                };
+                // SAFETY: `host` lent the rows of y.
+                unsafe { y.cast::<u32>().add(at).write(bits) };
+            }
+        }
+        Ok(())
+    }
+
     fn record(&self, steps: &mut dyn FnMut() -> Result<(), CudaError>) -> Result<Recorded, CudaError> {
         *self.recording.borrow_mut() = Some(Vec::new());
         steps()?;
@@ -120,5 +213,39 @@ impl Card for EmulatedCard {
 
     fn allocated_bytes(&self) -> (u64, u64) {
         self.allocated.get()
+    }
+}
+
+/// What the library's documents ask of types, widths and rows.
+fn is_legal(gemm: &Gemm) -> bool {
+    let ([rows, outputs, inputs], [w_stride, x_stride, y_stride]) = (gemm.shape, gemm.strides);
+    let bytes = gemm.numbers.bytes();
+    let has_room = w_stride >= inputs && x_stride >= inputs && y_stride >= outputs;
+    let is_aligned = (w_stride * bytes).is_multiple_of(16)
+        && (gemm.numbers == GemmType::F32 || (x_stride * bytes).is_multiple_of(16));
+    let is_integer = gemm.numbers == GemmType::Int8;
+    let is_legal_integer = rows > 16 && outputs.is_multiple_of(8) && inputs.is_multiple_of(8) && !gemm.adds;
+    let has_alpha = gemm.alpha == 0 || gemm.numbers == GemmType::F16;
+    rows * outputs * inputs > 0 && has_room && is_aligned && has_alpha && (!is_integer || is_legal_integer)
+}
+
+fn word(from: *const u8, at: usize) -> u32 {
+    // SAFETY: callers read inside of what `host` lent.
+    unsafe { from.cast::<u32>().add(at).read() }
+}
+
+fn byte(from: *const u8, at: usize) -> i8 {
+    // SAFETY: as above.
+    unsafe { from.cast::<i8>().add(at).read() }
+}
+
+fn number(numbers: GemmType, from: *const u8, at: usize) -> f32 {
+    // SAFETY: as above.
+    let half = || unsafe { from.cast::<u16>().add(at).read() };
+    match numbers {
+        GemmType::F32 => f32::from_bits(word(from, at)),
+        GemmType::F16 => half::f16::from_bits(half()).to_f32(),
+        GemmType::Bf16 => half::bf16::from_bits(half()).to_f32(),
+        GemmType::Int8 => f32::from(byte(from, at)),
     }
 }
