@@ -224,7 +224,8 @@ fn is_legal(gemm: &Gemm) -> bool {
     let is_aligned = (w_stride * bytes).is_multiple_of(16)
         && (gemm.numbers == GemmType::F32 || (x_stride * bytes).is_multiple_of(16));
     let is_integer = gemm.numbers == GemmType::Int8;
-    let is_legal_integer = rows > 16 && outputs.is_multiple_of(8) && inputs.is_multiple_of(8) && !gemm.adds;
+    let is_legal_integer =
+        rows > 16 && [outputs, inputs, y_stride].iter().all(|size| size.is_multiple_of(4)) && !gemm.adds;
     let has_alpha = gemm.alpha == 0 || gemm.numbers == GemmType::F16;
     rows * outputs * inputs > 0 && has_room && is_aligned && has_alpha && (!is_integer || is_legal_integer)
 }
