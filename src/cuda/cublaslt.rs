@@ -136,7 +136,7 @@ impl CublasLt {
             }
         };
         let layout = |kind, rows: usize, columns: usize, stride: usize| {
-            lt::create_matrix_layout(kind, rows as u64, columns as u64, stride as i64)
+            lt::create_matrix_layout(kind, rows as u64, columns as u64, i64::try_from(stride).unwrap_or(i64::MAX))
         };
         let product = lt::create_matmul_desc(compute, scale)?;
         let layouts = [

@@ -66,8 +66,11 @@ impl DriverCard {
             library,
             library_memory,
         };
-        if cublaslt::load() {
-            card.open_library()?;
+        if cublaslt::load()
+            && let Err(error) = card.open_library()
+        {
+            log::warn!("prompts go without cuBLASLt: {error}");
+            card.free_library();
         }
         Ok(card)
     }
@@ -81,6 +84,13 @@ impl DriverCard {
         self.upload(place, bytemuck::bytes_of(&constants))?;
         self.library = Some(CublasLt::open(workspace, place)?);
         Ok(())
+    }
+
+    fn free_library(&mut self) {
+        self.library = None;
+        for (address, bytes) in std::mem::take(&mut self.library_memory) {
+            self.free(address, bytes);
+        }
     }
 
     fn function(&self, name: &str) -> Result<CUfunction, CudaError> {
@@ -194,10 +204,7 @@ impl Drop for DriverCard {
             // SAFETY: nothing replays it any more.
             unsafe { result::graph::exec_destroy(graph) }.unwrap_or_default();
         }
-        drop(self.library.take());
-        for (address, bytes) in std::mem::take(&mut self.library_memory) {
-            self.free(address, bytes);
-        }
+        self.free_library();
         // What fails here fails because the context is gone already.
         // SAFETY: no buffer is left: each holds a reference to the card.
         unsafe { result::stream::destroy(self.stream) }.unwrap_or_default();

@@ -157,40 +157,34 @@ impl Card for EmulatedCard {
         assert!(is_legal(gemm), "{gemm:?}");
         assert!(self.recording.borrow().is_none(), "a product of the library is not recorded");
         let ([rows, outputs, inputs], [w_stride, x_stride, y_stride]) = (gemm.shape, gemm.strides);
-        let bytes = gemm.numbers.bytes();
         let x_aligned = if gemm.numbers == GemmType::F32 { 4 } else { 16 };
         assert!(gemm.weights.is_multiple_of(16) && gemm.x.is_multiple_of(x_aligned) && gemm.y.is_multiple_of(16));
-        let len = |rows: usize, stride: usize, width: usize| (rows - 1) * stride + width;
-        let weights = self.host(gemm.weights, len(outputs, w_stride, inputs) * bytes);
-        let x = self.host(gemm.x, len(rows, x_stride, inputs) * bytes);
-        let y = self.host(gemm.y, len(rows, y_stride, outputs) * 4);
+        let read = |address, rows: usize, stride: usize, width: usize, bytes: usize| {
+            let mut all = vec![0; ((rows - 1) * stride + width) * bytes];
+            self.download(address, &mut all).map(|()| all)
+        };
+        let weights = read(gemm.weights, outputs, w_stride, inputs, gemm.numbers.bytes())?;
+        let x = read(gemm.x, rows, x_stride, inputs, gemm.numbers.bytes())?;
+        let mut y = read(gemm.y, rows, y_stride, outputs, 4)?;
         if let Library::Twin(library) = &self.library {
             return library.multiply(gemm, std::ptr::null_mut());
         }
-        let alpha = if gemm.alpha == 0 { 1.0 } else { f32::from_bits(word(self.host(gemm.alpha, 4), 0)) };
-        for row in 0..rows {
-            for output in 0..outputs {
-                let (w_at, x_at) = (output * w_stride, row * x_stride);
-                let mut sum = 0.0;
-                let mut whole = 0_i32;
-                for i in 0..inputs {
-                    if gemm.numbers == GemmType::Int8 {
-                        whole += i32::from(byte(weights, w_at + i)) * i32::from(byte(x, x_at + i));
-                    } else {
-                        sum += number(gemm.numbers, weights, w_at + i) * number(gemm.numbers, x, x_at + i);
-                    }
-                }
-                let at = row * y_stride + output;
-                let before = if gemm.adds { f32::from_bits(word(y, at)) } else { 0.0 };
-                let bits = match gemm.numbers {
-                    GemmType::Int8 => whole.cast_unsigned(),
-                    _ => (alpha * sum + before).to_bits(),
+        let alpha = if gemm.alpha == 0 { 1.0 } else { numbers(GemmType::F32, &read(gemm.alpha, 1, 1, 1, 4)?)[0] };
+        let [weights, x] = [&weights, &x].map(|bytes| numbers(gemm.numbers, bytes));
+        for (x, y) in x.chunks(x_stride).zip(y.chunks_mut(y_stride * 4)) {
+            for (weights, y) in weights.chunks(w_stride).zip(y.as_chunks_mut().0) {
+                let terms = || x[..inputs].iter().zip(&weights[..inputs]);
+                *y = if gemm.numbers == GemmType::Int8 {
+                    // Each is a whole number in f32.
+                    terms().map(|(x, w)| *x as i32 * *w as i32).sum::<i32>().to_le_bytes()
+                } else {
+                    let before = if gemm.adds { f32::from_le_bytes(*y) } else { 0.0 };
+                    let sum = terms().fold(0.0_f32, |sum, (x, w)| sum + w * x);
+                    (alpha * sum + before).to_le_bytes()
                 };
-                // SAFETY: `host` lent the rows of y.
-                unsafe { y.cast::<u32>().add(at).write(bits) };
             }
         }
-        Ok(())
+        self.upload(gemm.y, &y)
     }
 
     fn record(&self, steps: &mut dyn FnMut() -> Result<(), CudaError>) -> Result<Recorded, CudaError> {
@@ -230,23 +224,11 @@ fn is_legal(gemm: &Gemm) -> bool {
     rows * outputs * inputs > 0 && has_room && is_aligned && has_alpha && (!is_integer || is_legal_integer)
 }
 
-fn word(from: *const u8, at: usize) -> u32 {
-    // SAFETY: callers read inside of what `host` lent.
-    unsafe { from.cast::<u32>().add(at).read() }
-}
-
-fn byte(from: *const u8, at: usize) -> i8 {
-    // SAFETY: as above.
-    unsafe { from.cast::<i8>().add(at).read() }
-}
-
-fn number(numbers: GemmType, from: *const u8, at: usize) -> f32 {
-    // SAFETY: as above.
-    let half = || unsafe { from.cast::<u16>().add(at).read() };
-    match numbers {
-        GemmType::F32 => f32::from_bits(word(from, at)),
-        GemmType::F16 => half::f16::from_bits(half()).to_f32(),
-        GemmType::Bf16 => half::bf16::from_bits(half()).to_f32(),
-        GemmType::Int8 => f32::from(byte(from, at)),
+fn numbers(kind: GemmType, bytes: &[u8]) -> Vec<f32> {
+    match kind {
+        GemmType::F32 => bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        GemmType::F16 => bytes.as_chunks().0.iter().map(|bytes| half::f16::from_le_bytes(*bytes).to_f32()).collect(),
+        GemmType::Bf16 => bytes.as_chunks().0.iter().map(|bytes| half::bf16::from_le_bytes(*bytes).to_f32()).collect(),
+        GemmType::Int8 => bytes.iter().map(|byte| f32::from(byte.cast_signed())).collect(),
     }
 }

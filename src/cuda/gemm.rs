@@ -74,11 +74,12 @@ impl Many {
         let is_written = !matches!(matrix.format(), "tokens" | "f32" | "bf16" | "f16");
         let slice = if is_written { slice_of(outputs, width) } else { outputs };
         let row_width = if is_written { width } else { stride / numbers.bytes() };
-        // Any count of rows stands for all: what decides is types, widths and alignment.
+        // Any count of rows stands for all, and any alpha: what decides is types, widths and alignment.
         let probe = Gemm {
             numbers,
             shape: [above + 1, slice, width],
             strides: [row_width, if numbers == GemmType::F32 { inputs } else { width }, outputs],
+            alpha: u64::from(numbers == GemmType::F16),
             ..Gemm::default()
         };
         if !card.has_gemm(&probe)? {

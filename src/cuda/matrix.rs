@@ -13,9 +13,10 @@ use crate::recipe::Execution;
 /// Threads of a block of a product, and the outputs that it makes.
 const THREADS: u32 = 128;
 const OUTPUTS: usize = 4;
-/// Rows that a kernel of ours takes at once, reading the weights once. More go to cuBLASLt where it is there: at nine rows
-/// ours reads the weights twice and has 16 multiplications for each, 6 µs a row and 59 million weights, as much as it takes
-/// to write four bits out as halves and read them again (270 MB at 4 TB/s) for 11 rows.
+/// Rows that a kernel of ours takes at once, reading the weights once; more go to cuBLASLt where it is there.
+///
+/// At nine rows ours reads the weights twice and makes 16 products of each. Where weights must be written out as halves
+/// first, 59 million of four bits move 270 MB, 0.07 ms at 4 TB/s: what ours needs for 11 rows at 10 T products a second.
 pub(super) const FEW_ROWS: usize = 8;
 
 /// y = x Wᵀ over weights (outputs, inputs) in a card's memory.

@@ -102,9 +102,9 @@ impl Rounding {
     }
 }
 
-impl<'a> Activations<'a> {
+impl Activations<'_> {
     /// Others, in the same room.
-    pub(super) fn others(&self, values: u64) -> Activations<'a> {
+    pub(super) fn others(&self, values: u64) -> Self {
         self.rounding.of(values, self.rows)
     }
 
