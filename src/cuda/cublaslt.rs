@@ -121,24 +121,17 @@ impl CublasLt {
     /// Rows of ours are columns of the library's: y (outputs × rows) = Wᵀ (inputs × outputs, transposed) x (inputs × rows).
     fn make(&self, gemm: &Gemm) -> Result<Option<Plan>, CublasError> {
         let ([rows, outputs, inputs], [w_stride, x_stride, y_stride]) = (gemm.shape, gemm.strides);
-        let (compute, scale, factor, sum) = match gemm.numbers {
-            GemmType::F32 => {
-                (Compute::CUBLAS_COMPUTE_32F, DataType::CUDA_R_32F, DataType::CUDA_R_32F, DataType::CUDA_R_32F)
-            }
-            GemmType::F16 => {
-                (Compute::CUBLAS_COMPUTE_32F, DataType::CUDA_R_32F, DataType::CUDA_R_16F, DataType::CUDA_R_32F)
-            }
-            GemmType::Bf16 => {
-                (Compute::CUBLAS_COMPUTE_32F, DataType::CUDA_R_32F, DataType::CUDA_R_16BF, DataType::CUDA_R_32F)
-            }
-            GemmType::Int8 => {
-                (Compute::CUBLAS_COMPUTE_32I, DataType::CUDA_R_32I, DataType::CUDA_R_8I, DataType::CUDA_R_32I)
-            }
+        // Sums, and what alpha and beta are, have one type.
+        let (compute, factor, sum) = match gemm.numbers {
+            GemmType::F32 => (Compute::CUBLAS_COMPUTE_32F, DataType::CUDA_R_32F, DataType::CUDA_R_32F),
+            GemmType::F16 => (Compute::CUBLAS_COMPUTE_32F, DataType::CUDA_R_16F, DataType::CUDA_R_32F),
+            GemmType::Bf16 => (Compute::CUBLAS_COMPUTE_32F, DataType::CUDA_R_16BF, DataType::CUDA_R_32F),
+            GemmType::Int8 => (Compute::CUBLAS_COMPUTE_32I, DataType::CUDA_R_8I, DataType::CUDA_R_32I),
         };
         let layout = |kind, rows: usize, columns: usize, stride: usize| {
             lt::create_matrix_layout(kind, rows as u64, columns as u64, i64::try_from(stride).unwrap_or(i64::MAX))
         };
-        let product = lt::create_matmul_desc(compute, scale)?;
+        let product = lt::create_matmul_desc(compute, sum)?;
         let layouts = [
             layout(factor, inputs, outputs, w_stride)?,
             layout(factor, inputs, rows, x_stride)?,

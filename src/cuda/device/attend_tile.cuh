@@ -7,7 +7,7 @@
 // 16 bytes.
 //
 // A layer of 32 heads × 128 over 512 tokens takes 2.1 GFLOP where only seen keys count, and 2,048 tokens 34 GFLOP: 0.03 ms
-// and 0.5 ms at the 67 TFLOP/s of an H200, about twice that in practice. With 8 key heads in halves the blocks read 33 MB
+// and 0.5 ms at the 67 TFLOP/s of an H200; two to three times that is expected. With 8 key heads in halves blocks read 33 MB
 // and 0.54 GB of keys and values, all but the first time from the cache on the card: arithmetic is the limit.
 constexpr int TILE_THREADS = 128, TILE_PAIRS = 64, TILE_KEYS = 64, TILE_DEPTH = 32, OWN_PAIRS = 8;
 
@@ -83,7 +83,8 @@ DEVICE void attend_tile(const float* query, const T* keys, const T* values, floa
                 const int line = bring + 16 * i;
                 const Float4 q = four_of(brought[i], depth + depth_at, head_dim, is_aligned);
                 Float4 k = {};
-                if (line < n_keys) k = four_of(keys + static_cast<long>(from + line) * width, depth + depth_at, head_dim, is_aligned);
+                const T* key = keys + static_cast<long>(from + line) * width;
+                if (line < n_keys) k = four_of(key, depth + depth_at, head_dim, is_aligned);
                 for (int j = 0; j < 4; ++j) {
                     const int at = (depth_at + j) * 64 + (line ^ swizzle(depth_at));
                     q_stage[at] = q.value[j] * scale;
@@ -94,7 +95,8 @@ DEVICE void attend_tile(const float* query, const T* keys, const T* values, floa
             UNROLL(4)
             for (int d = 0; d < TILE_DEPTH; ++d) {
                 const float* line = q_stage + d * 64;
-                const Float4 q[2] = {load_floats(line + (row * 8 ^ swizzle(d))), load_floats(line + ((row * 8 + 4) ^ swizzle(d)))};
+                const Float4 q[2] = {load_floats(line + (row * 8 ^ swizzle(d))),
+                                     load_floats(line + ((row * 8 + 4) ^ swizzle(d)))};
                 const Float4 k = load_floats(k_stage + d * 64 + (column * 4 ^ swizzle(d)));
                 for (int i = 0; i < OWN_PAIRS; ++i)
                     for (int j = 0; j < 4; ++j) score[i][j] = fmaf(q[i / 4].value[i % 4], k.value[j], score[i][j]);
@@ -134,7 +136,8 @@ DEVICE void attend_tile(const float* query, const T* keys, const T* values, floa
             for (int i = thread; i < VALUE_ROWS * HEAD / 4; i += TILE_THREADS) {
                 const int line = i / (HEAD / 4), at = i % (HEAD / 4) * 4;
                 Float4 four = {};
-                if (first + line < n_keys) four = four_of(values + static_cast<long>(from + first + line) * width, at, head_dim, is_aligned);
+                const T* value = values + static_cast<long>(from + first + line) * width;
+                if (first + line < n_keys) four = four_of(value, at, head_dim, is_aligned);
                 store_as(q_stage + line * HEAD + at, four);
             }
             __syncthreads();
