@@ -13,7 +13,7 @@ pub(crate) fn compile(root: &Path) {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo names a folder for outputs"));
     let folder = root.join("src/cuda/device");
     emulation(&folder);
-    driver_twin(&folder, &out);
+    twins(&root.join("src/cuda/twins"), &out);
     for variable in [READY_MADE, "CUDA_HOME", "CUDA_PATH", "PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
@@ -79,30 +79,41 @@ fn emulation(folder: &Path) {
     build.flag("-ffp-contract=off").cargo_warnings(true).compile("trimtab_emulation");
 }
 
-/// The emulation as the driver's library, in a folder that tests name to the worker. No program looks there by itself.
-fn driver_twin(folder: &Path, out: &Path) {
-    let twin = out.join("twin");
-    fs::create_dir_all(&twin).unwrap_or_else(|error| refuse(&format!("make {}: {error}", twin.display())));
-    let library = twin.join("libcuda.so.1");
+/// Libraries that stand for NVIDIA's, over the emulation and the host's memory, each in a folder that tests name to the
+/// worker. No program looks there by itself.
+fn twins(sources: &Path, out: &Path) {
+    // The names that the binding asks for first, so that tests get the twin where the real library is installed too.
+    let driver = twin(&sources.join("driver.cpp"), &out.join("twin-driver"), "libcuda.so.1", "libcuda.so", |command| {
+        command.args(["-Wl,-z,defs", "-Wl,--exclude-libs,ALL"]).arg(out.join("libtrimtab_emulation.a"));
+    });
+    let first = driver.join("libcuda.so");
+    fs::copy(driver.join("libcuda.so.1"), &first)
+        .unwrap_or_else(|error| refuse(&format!("write {}: {error}", first.display())));
+    println!("cargo::rustc-env=TRIMTAB_DRIVER_TWIN={}", driver.display());
+    let products =
+        twin(&sources.join("cublaslt.cpp"), &out.join("twin-cublaslt"), "libcublasLt.so.13", "libcublasLt.so", |_| {});
+    println!("cargo::rustc-env=TRIMTAB_CUBLASLT_TWIN={}", products.display());
+}
+
+/// Compiles `source` to the shared library `file` in `folder`, which is returned.
+fn twin(
+    source: &Path,
+    folder: &Path,
+    file: &str,
+    soname: &str,
+    more: impl FnOnce(&mut std::process::Command),
+) -> PathBuf {
+    fs::create_dir_all(folder).unwrap_or_else(|error| refuse(&format!("make {}: {error}", folder.display())));
     let mut build = cc::Build::new();
     build.cpp(true).std("c++20").opt_level(2).warnings(true).cargo_metadata(false);
     let mut command = build.get_compiler().to_command();
-    command.args([
-        "-shared",
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-Wl,-soname,libcuda.so",
-        "-Wl,-z,defs",
-        "-Wl,--exclude-libs,ALL",
-    ]);
-    command.arg(folder.join("driver_twin.cpp")).arg(out.join("libtrimtab_emulation.a")).arg("-o").arg(&library);
-    if !command.status().is_ok_and(|status| status.success()) {
-        refuse("the twin of the driver was not linked");
+    command.args(["-shared", "-fPIC", "-fvisibility=hidden"]).arg(format!("-Wl,-soname,{soname}")).arg(source);
+    more(&mut command);
+    match command.arg("-o").arg(folder.join(file)).status() {
+        Ok(status) if status.success() => folder.to_path_buf(),
+        Ok(status) => refuse(&format!("{} did not compile: {status}", source.display())),
+        Err(error) => refuse(&format!("start the compiler of {}: {error}", source.display())),
     }
-    // The first of the names by which it is looked for.
-    let first = twin.join("libcuda.so");
-    fs::copy(&library, &first).unwrap_or_else(|error| refuse(&format!("write {}: {error}", first.display())));
-    println!("cargo::rustc-env=TRIMTAB_DRIVER_TWIN={}", twin.display());
 }
 
 #[expect(clippy::exit, clippy::print_stderr, reason = "cargo shows what a failing build script says last")]

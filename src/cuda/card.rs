@@ -16,6 +16,55 @@ pub(super) struct Launch<'a> {
     pub(super) args: &'a [u64],
 }
 
+/// Types of both factors of a product of many rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum GemmType {
+    #[default]
+    F32,
+    F16,
+    Bf16,
+    /// With sums of 32-bit integers in the place of the output's numbers.
+    Int8,
+}
+
+impl GemmType {
+    /// For tables.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// Bytes of a number.
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::Int8 => 1,
+        }
+    }
+}
+
+/// y (rows, outputs) = alpha · x (rows, inputs) Wᵀ, added to y where `adds`. Sums run in f32, of integers in i32.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Gemm {
+    pub(super) numbers: GemmType,
+    /// W (outputs, inputs), at a multiple of 16 bytes, as its rows and those of x are; f32 x at one of 4.
+    pub(super) weights: u64,
+    pub(super) x: u64,
+    pub(super) y: u64,
+    /// (rows, outputs, inputs).
+    pub(super) shape: [usize; 3],
+    /// Numbers from row to row of W, x and y.
+    pub(super) strides: [usize; 3],
+    /// The address of an f32, for halves alone; 1 where it is 0.
+    pub(super) alpha: u64,
+    pub(super) adds: bool,
+}
+
 /// A recorded step, in its card's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Recorded(pub(super) usize);
@@ -38,6 +87,14 @@ pub(super) trait Card: Debug {
     ///
     /// The addresses and lengths in its arguments must be those of memory that lives until the work is done.
     fn launch(&self, launch: Launch<'_>) -> Result<(), CudaError>;
+
+    /// Whether [`Self::gemm`] has a product of these types and this shape; addresses are not looked at.
+    fn has_gemm(&self, gemm: &Gemm) -> Result<bool, CudaError>;
+
+    /// Starts a product of many rows. It cannot be recorded.
+    ///
+    /// The addresses must be those of memory that lives until the work is done.
+    fn gemm(&self, gemm: &Gemm) -> Result<(), CudaError>;
 
     /// Records the launches that `steps` makes, without running them; it may be called more than once.
     fn record(&self, steps: &mut dyn FnMut() -> Result<(), CudaError>) -> Result<Recorded, CudaError>;

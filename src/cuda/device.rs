@@ -30,7 +30,7 @@ impl Device {
         Self::on(Rc::new(crate::cuda::emulated_card::EmulatedCard::default()))
     }
 
-    fn on(card: Rc<dyn Card>) -> Self {
+    pub(super) fn on(card: Rc<dyn Card>) -> Self {
         Self { card, uploaded: Uploaded::default() }
     }
 

@@ -10,7 +10,8 @@ use cudarc::driver::sys::{
 };
 
 use crate::cuda::CudaError;
-use crate::cuda::card::{Card, Launch, Recorded};
+use crate::cuda::card::{Card, Gemm, Launch, Recorded};
+use crate::cuda::cublaslt::{self, CublasLt};
 use crate::cuda::driver;
 
 /// The kernels for every card that has code, compiled by the build script.
@@ -40,6 +41,9 @@ pub(super) struct DriverCard {
     /// What uploads may still read: that the call copies pageable memory away is not promised.
     kept: RefCell<Vec<Box<[u8]>>>,
     allocated: Cell<(u64, u64)>,
+    /// What multiplies many rows, with the memory that it works in: (address, bytes).
+    library: Option<CublasLt>,
+    library_memory: Vec<(u64, usize)>,
     /// Released last.
     _context: Context,
 }
@@ -87,7 +91,44 @@ impl DriverCard {
         let module = unsafe { result::module::load_data((&raw const KERNELS).cast::<c_void>()) }?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
         let (functions, graphs, is_rehearsing, is_busy, kept, allocated) = Default::default();
-        Ok(Self { module, stream, functions, graphs, is_rehearsing, is_busy, kept, allocated, _context: context })
+        let mut card = Self {
+            module,
+            stream,
+            functions,
+            graphs,
+            is_rehearsing,
+            is_busy,
+            kept,
+            allocated,
+            library: None,
+            library_memory: Vec::new(),
+            _context: context,
+        };
+        if cublaslt::load()
+            && let Err(error) = card.open_library()
+        {
+            log::warn!("prompts go without cuBLASLt: {error}");
+            card.free_library();
+        }
+        Ok(card)
+    }
+
+    fn open_library(&mut self) -> Result<(), CudaError> {
+        let constants = [0.0_f32, 1.0];
+        for bytes in [cublaslt::WORKSPACE_BYTES, size_of_val(&constants)] {
+            self.library_memory.push((self.allocate(bytes)?, bytes));
+        }
+        let [workspace, place] = [0, 1].map(|at: usize| self.library_memory[at].0);
+        self.upload(place, bytemuck::bytes_of(&constants))?;
+        self.library = Some(CublasLt::open(workspace, place)?);
+        Ok(())
+    }
+
+    fn free_library(&mut self) {
+        self.library = None;
+        for (address, bytes) in std::mem::take(&mut self.library_memory) {
+            self.free(address, bytes);
+        }
     }
 
     fn function(&self, name: &str) -> Result<CUfunction, CudaError> {
@@ -168,6 +209,15 @@ impl Card for DriverCard {
         Ok(launched?)
     }
 
+    fn has_gemm(&self, gemm: &Gemm) -> Result<bool, CudaError> {
+        self.library.as_ref().map_or(Ok(false), |library| library.has(gemm))
+    }
+
+    fn gemm(&self, gemm: &Gemm) -> Result<(), CudaError> {
+        let library = self.library.as_ref().expect("a product that `has_gemm` told of");
+        library.multiply(gemm, self.stream.cast())
+    }
+
     fn record(&self, steps: &mut dyn FnMut() -> Result<(), CudaError>) -> Result<Recorded, CudaError> {
         self.is_rehearsing.set(true);
         let rehearsed = steps();
@@ -222,6 +272,7 @@ impl Card for DriverCard {
 
 impl Drop for DriverCard {
     fn drop(&mut self) {
+        self.free_library();
         // Texts have forgotten their steps. What fails here fails because the context is gone already.
         // SAFETY: no buffer is left: each holds a reference to the card.
         unsafe { result::stream::destroy(self.stream) }.unwrap_or_default();

@@ -7,14 +7,15 @@ use half::{bf16, f16};
 use crate::compress::{ActivationGrid, PackedWeights, quantize_fp8, quantize_ggml, round_to_nearest};
 use crate::cuda::card::{Buffer, Card, Launch};
 use crate::cuda::emulated_card::EmulatedCard;
-use crate::cuda::matrix::{Activations, Matrix, Onto, Rounding};
+use crate::cuda::matrix::{Matrix, Onto};
+use crate::cuda::rounding::Rounding;
 use crate::kernels::{Activation, HeadShape, Rows, Sight, add_and_norm, attend, divergence, gate, rms_norm};
 use crate::model::GgmlType;
 use crate::nn::toy::noise;
 use crate::recipe::{Execution, Fp8Scale, Group, IntFormat};
 
 fn card() -> Rc<dyn Card> {
-    Rc::new(EmulatedCard::default())
+    Rc::new(EmulatedCard::without_library())
 }
 
 fn values(seed: usize, n: usize, scale: f32) -> Vec<f32> {
@@ -30,7 +31,7 @@ fn read(buffer: &Buffer, n: usize) -> Vec<f32> {
 /// Products of every count of rows, and rows by number, of one matrix.
 fn check(packed: &PackedWeights, [outputs, inputs]: [usize; 2], grid: ActivationGrid, scale: f32, what: &str) {
     let card = card();
-    let matrix = Matrix::new(&card, packed, [outputs, inputs], Execution::Packed, grid).unwrap();
+    let matrix = Matrix::new(&card, &Rc::default(), packed, [outputs, inputs], Execution::Packed, grid).unwrap();
     let weights = packed.dequantize();
     let bias = values(9, outputs, 1.0);
     let bias_buffer = Buffer::of(&card, &bias).unwrap();
@@ -38,7 +39,7 @@ fn check(packed: &PackedWeights, [outputs, inputs]: [usize; 2], grid: Activation
         let x = values(rows, rows * inputs, scale);
         let rounding = Rounding::new(&card, rows, inputs).unwrap();
         let (on_card, y) = (Buffer::of(&card, &x).unwrap(), Buffer::floats(&card, rows * outputs).unwrap());
-        let input = Activations { values: on_card.address(), rows, rounding: &rounding };
+        let input = rounding.of(on_card.address(), rows);
         matrix.multiply(input, grid, y.address(), bias_buffer.address(), Onto::Nothing).unwrap();
         let mut found = read(&y, rows * outputs);
         if grid == ActivationGrid::Float {
@@ -124,7 +125,8 @@ fn small_and_huge_halves_keep_their_values() {
     let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|half| half.is_finite()).collect();
     let packed = PackedWeights::F16(all[..63_488].to_vec());
     let card = card();
-    let matrix = Matrix::new(&card, &packed, [62, 1024], Execution::Packed, ActivationGrid::Float).unwrap();
+    let matrix =
+        Matrix::new(&card, &Rc::default(), &packed, [62, 1024], Execution::Packed, ActivationGrid::Float).unwrap();
     let ids: Vec<u32> = (0..62).collect();
     let (ids, out) = (Buffer::of(&card, &ids).unwrap(), Buffer::floats(&card, 63_488).unwrap());
     matrix.gather(ids.address(), 62, out.address()).unwrap();
@@ -193,13 +195,13 @@ fn what_is_no_number_shows() {
         let mut x = values(2, 32, 1.0);
         x[17] = bad;
         let (x, y) = (Buffer::of(&card, &x).unwrap(), Buffer::floats(&card, 2).unwrap());
-        let input = Activations { values: x.address(), rows: 1, rounding: &rounding };
+        let input = rounding.of(x.address(), 1);
         for (packed, grid) in [
             (&packed, ActivationGrid::Float),
             (&packed, ActivationGrid::Int8PerToken),
             (&ints, ActivationGrid::Int8PerToken),
         ] {
-            let matrix = Matrix::new(&card, packed, [2, 32], Execution::Packed, grid).unwrap();
+            let matrix = Matrix::new(&card, &Rc::default(), packed, [2, 32], Execution::Packed, grid).unwrap();
             matrix.multiply(input, grid, y.address(), 0, Onto::Nothing).unwrap();
             assert!(read(&y, 2).iter().all(|value| !value.is_finite()), "{grid:?}");
         }

@@ -7,13 +7,17 @@ use std::sync;
 use crate::compress::{ActivationGrid, PackedWeights};
 use crate::cuda::CudaError;
 use crate::cuda::card::{Buffer, Card};
-use crate::cuda::matrix::{Activations, Matrix, Onto, address};
+use crate::cuda::gemm::Written;
+use crate::cuda::matrix::{Matrix, Onto, address};
+use crate::cuda::rounding::Activations;
 use crate::nn::{self, MatrixSource, with_values};
 
 /// Matrices on a card by the weights that they were made from: a variant shares those that it has in common with others.
 #[derive(Debug, Default)]
 pub(super) struct Uploaded {
     known: RefCell<Vec<Known>>,
+    /// Where their weights are written out, as long as a matrix needs it.
+    place: RefCell<Weak<Written>>,
 }
 
 /// A matrix and what it was made from: a weak reference keeps the address of the weights from being used again.
@@ -39,7 +43,10 @@ impl Uploaded {
         if let Some(matrix) = known.iter().find(is_same).and_then(|known| known.matrix.upgrade()) {
             return Ok(matrix);
         }
-        let matrix = Rc::new(Matrix::new(card, &source.packed, source.shape, source.execution, activations)?);
+        let place = self.place.borrow().upgrade().unwrap_or_default();
+        *self.place.borrow_mut() = Rc::downgrade(&place);
+        let matrix = Matrix::new(card, &place, &source.packed, source.shape, source.execution, activations)?;
+        let matrix = Rc::new(matrix);
         let packed = sync::Arc::downgrade(&source.packed);
         known.push(Known { packed, activations, matrix: Rc::downgrade(&matrix) });
         Ok(matrix)
@@ -127,7 +134,7 @@ impl Linear {
         down.multiply(x, self.activations, middle, 0, Onto::Nothing)?;
         let onto = if self.base.is_some() { Onto::Output } else { Onto::Nothing };
         let bias = if self.base.is_some() { 0 } else { bias };
-        up.multiply(Activations { values: middle, ..x }, ActivationGrid::Float, y, bias, onto)
+        up.multiply(x.others(middle), ActivationGrid::Float, y, bias, onto)
     }
 
     /// hidden (n, inputs) = the rows that `ids` (n u32) number.

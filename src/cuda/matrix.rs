@@ -5,14 +5,19 @@ use std::rc::Rc;
 use crate::compress::{ActivationGrid, PackedWeights};
 use crate::cuda::CudaError;
 use crate::cuda::card::{Buffer, Card, Launch};
+use crate::cuda::gemm::{Many, Written};
 use crate::cuda::layout::Layout;
+use crate::cuda::rounding::Activations;
 use crate::recipe::Execution;
 
 /// Threads of a block of a product, and the outputs that it makes.
 const THREADS: u32 = 128;
 const OUTPUTS: usize = 4;
-/// Rows that a product of several takes at once.
-const ROWS: usize = 8;
+/// Rows that a kernel of ours takes at once, reading the weights once; more go to cuBLASLt where it is there.
+///
+/// At nine rows ours reads the weights twice and makes 16 products of each. Where weights must be written out as halves
+/// first, 59 million of four bits move 270 MB, 0.07 ms at 4 TB/s: what ours needs for 11 rows at 10 T products a second.
+pub(super) const FEW_ROWS: usize = 8;
 
 /// y = x Wᵀ over weights (outputs, inputs) in a card's memory.
 #[derive(Debug)]
@@ -29,34 +34,8 @@ pub(super) struct Matrix {
     group: usize,
     /// Names of the kernels for one row, for several, and for rows by number.
     kernels: [String; 3],
-}
-
-/// Rows of activations in a card's memory, with room for their roundings.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Activations<'a> {
-    /// (rows, inputs) f32.
-    pub(super) values: u64,
-    pub(super) rows: usize,
-    pub(super) rounding: &'a Rounding,
-}
-
-/// Room for the roundings of activations.
-#[derive(Debug)]
-pub(super) struct Rounding {
-    codes: Buffer,
-    scales: Buffer,
-    values: Buffer,
-}
-
-impl Rounding {
-    /// Room for rows of at most `width` inputs.
-    pub(super) fn new(card: &Rc<dyn Card>, rows: usize, width: usize) -> Result<Self, CudaError> {
-        Ok(Self {
-            codes: Buffer::zeroed(card, rows * width.next_multiple_of(16))?,
-            scales: Buffer::floats(card, rows)?,
-            values: Buffer::floats(card, rows * width)?,
-        })
-    }
+    /// What takes many rows; `None` where the kernels take them in groups.
+    many: Option<Many>,
 }
 
 /// What a product adds to.
@@ -69,9 +48,10 @@ pub(super) enum Onto {
 }
 
 impl Matrix {
-    /// Copies packed weights of this shape to the card.
+    /// Copies packed weights of this shape to the card; `place` is where they may be written out.
     pub(super) fn new(
         card: &Rc<dyn Card>,
+        place: &Rc<Written>,
         packed: &PackedWeights,
         shape: [usize; 2],
         execution: Execution,
@@ -84,7 +64,7 @@ impl Matrix {
             values => Buffer::of(card, values).map(Some),
         };
         let kernels = [format!("product_{format}_1"), format!("product_{format}_8"), format!("gather_{format}")];
-        Ok(Self {
+        let mut matrix = Self {
             card: Rc::clone(card),
             shape,
             format,
@@ -96,7 +76,24 @@ impl Matrix {
             stride,
             group,
             kernels,
-        })
+            many: None,
+        };
+        matrix.many = Many::new(card, &matrix, place)?;
+        Ok(matrix)
+    }
+
+    pub(super) fn card(&self) -> &Rc<dyn Card> {
+        &self.card
+    }
+
+    /// The format in names of kernels.
+    pub(super) fn format(&self) -> &'static str {
+        self.format
+    }
+
+    /// Bytes from row to row.
+    pub(super) fn stride(&self) -> usize {
+        self.stride
     }
 
     pub(super) fn shape(&self) -> [usize; 2] {
@@ -114,11 +111,15 @@ impl Matrix {
         self.takes_tokens
     }
 
-    /// Name of the product for tables: `trimtab q8_0 (cuda)`.
+    /// Name of the product for tables: `trimtab q8_0 (cuda)`, `trimtab q8_0 (cuda, prompts by cuBLASLt f16)`.
     pub(super) fn label(&self) -> String {
         let name = if self.takes_tokens { "int8 × int8" } else { self.format };
         let expanded = if self.is_expanded { " with zeros written out" } else { "" };
-        format!("trimtab {name}{expanded} (cuda)")
+        let prompts = match &self.many {
+            Some(many) => format!(", prompts by cuBLASLt {}", many.name()),
+            None => String::new(),
+        };
+        format!("trimtab {name}{expanded} (cuda{prompts})")
     }
 
     /// y (rows, outputs) = x Wᵀ + bias, x rounded to `grid` first; `bias` is an address or 0.
@@ -130,55 +131,36 @@ impl Matrix {
         bias: u64,
         onto: Onto,
     ) -> Result<(), CudaError> {
-        let values = if grid == ActivationGrid::Float { x.values } else { self.round(x, grid)? };
+        if let Some(many) = self.many.as_ref().filter(|many| x.rows > many.above()) {
+            return many.multiply(self, x, grid, [y, bias], onto);
+        }
         let [outputs, inputs] = self.shape;
         let (kernel, blocks) =
-            if x.rows == 1 { (&self.kernels[0], 1) } else { (&self.kernels[1], x.rows.div_ceil(ROWS)) };
-        let grid = [outputs.div_ceil(OUTPUTS), blocks, 1];
+            if x.rows == 1 { (&self.kernels[0], 1) } else { (&self.kernels[1], x.rows.div_ceil(FEW_ROWS)) };
+        let blocks = [outputs.div_ceil(OUTPUTS), blocks, 1];
+        let launch = |args: &[u64]| self.card.launch(Launch { kernel, grid: blocks, threads: THREADS, args });
+        let (rows, n_outputs) = (x.rows as u64, outputs as u64);
+        let [codes, scales, zeros, stride, group, width] = self.args();
         if self.takes_tokens {
             debug_assert_eq!(onto, Onto::Nothing, "corrections are products of their own");
-            let Rounding { codes, scales, .. } = x.rounding;
-            let args = [
-                self.codes.address(),
-                address(self.scales.as_ref()),
-                inputs as u64,
-                codes.address(),
-                scales.address(),
-                y,
-                bias,
-                x.rows as u64,
-                outputs as u64,
-            ];
-            return self.card.launch(Launch { kernel, grid, threads: THREADS, args: &args });
+            let [x_codes, x_scales] = x.codes(inputs, grid)?;
+            return launch(&[codes, scales, width, x_codes, x_scales, y, bias, rows, n_outputs]);
         }
-        let [codes, scales, zeros, stride, group, width] = self.matrix_args();
+        let values = x.on_grid(inputs, grid)?;
         let adds = u64::from(onto == Onto::Output);
-        let args = [codes, scales, zeros, stride, group, width, values, y, bias, x.rows as u64, outputs as u64, adds];
-        self.card.launch(Launch { kernel, grid, threads: THREADS, args: &args })
-    }
-
-    /// Rounds rows: to codes where the product takes them, else to numbers on the grid, whose address is returned.
-    fn round(&self, x: Activations<'_>, grid: ActivationGrid) -> Result<u64, CudaError> {
-        let Rounding { codes, scales, values } = x.rounding;
-        let fixed = match grid {
-            ActivationGrid::Int8Static { scale } => f64::from(scale),
-            ActivationGrid::Float | ActivationGrid::Int8PerToken => 0.0,
-        };
-        let (codes, values) = if self.takes_tokens { (codes.address(), 0) } else { (0, values.address()) };
-        let args = [x.values, codes, scales.address(), values, self.shape[1] as u64, fixed.to_bits()];
-        self.card.launch(Launch { kernel: "round_rows", grid: [x.rows, 1, 1], threads: 256, args: &args })?;
-        Ok(values)
+        launch(&[codes, scales, zeros, stride, group, width, values, y, bias, rows, n_outputs, adds])
     }
 
     /// hidden (ids, inputs) = the rows that `ids` (n u32) number.
     pub(super) fn gather(&self, ids: u64, n: usize, hidden: u64) -> Result<(), CudaError> {
-        let [codes, scales, zeros, stride, group, width] = self.matrix_args();
+        let [codes, scales, zeros, stride, group, width] = self.args();
         let args = [codes, scales, zeros, stride, group, width, ids, hidden];
         let kernel = &self.kernels[2];
         self.card.launch(Launch { kernel, grid: [n, 1, 1], threads: THREADS, args: &args })
     }
 
-    fn matrix_args(&self) -> [u64; 6] {
+    /// What every kernel that reads the weights begins with.
+    pub(super) fn args(&self) -> [u64; 6] {
         let [codes, scales, zeros] = [Some(&self.codes), self.scales.as_ref(), self.zeros.as_ref()].map(address);
         [codes, scales, zeros, self.stride as u64, self.group as u64, self.shape[1] as u64]
     }

@@ -1,5 +1,7 @@
 //! NVIDIA cards: their driver, our kernels for them, and models that run there. Built with the feature `cuda` only.
 //!
+//! Products of many rows are cuBLASLt's, where that library is found; ours take them in groups where it is not.
+//!
 //! May import `kernels`, `compress`, `nn`, `recipe`, `model` and `device`; the driver is reached through cudarc, which
 //! loads it when it is first called. `device/` holds the kernels in CUDA's dialect of C++ and what compiles the same
 //! files for the processor, where tests run them.
@@ -10,6 +12,7 @@
 #![expect(unsafe_code, reason = "the driver is a C library, and what it is given are addresses on a card")]
 
 mod card;
+mod cublaslt;
 mod device;
 mod driver;
 mod driver_card;
@@ -18,6 +21,9 @@ mod driver_tests;
 #[cfg(test)]
 mod emulated_card;
 mod error;
+mod gemm;
+#[cfg(test)]
+mod gemm_tests;
 #[cfg(test)]
 mod kernel_tests;
 mod layout;
@@ -26,6 +32,7 @@ mod matrix;
 mod model;
 #[cfg(test)]
 mod model_tests;
+mod rounding;
 mod score;
 mod text;
 

@@ -1,7 +1,11 @@
 //! Whole models over the emulated card, beside the processor's pass.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
+use half::{bf16, f16};
+
+use super::emulated_card::EmulatedCard;
 use super::*;
 use crate::compress::{ActivationGrid, LowRankMatrix, PackedWeights, quantize_ggml, round_to_nearest};
 use crate::device::DeviceSpec;
@@ -14,6 +18,12 @@ use crate::runtime::{ModelStore, Sampling, generate};
 
 fn device() -> Device {
     Device::emulated()
+}
+
+/// With plain loops in the place of cuBLASLt, with its twin, and without it.
+fn devices() -> [Device; 3] {
+    [EmulatedCard::default(), EmulatedCard::with_twin(), EmulatedCard::without_library()]
+        .map(|card| Device::on(Rc::new(card)))
 }
 
 fn logits_of(host: &Llama, tokens: &[u32]) -> Vec<f32> {
@@ -110,6 +120,66 @@ fn packed_layers_give_what_their_numbers_give() {
         term: factors(weights, shape),
     };
     check_packed(corrected, ActivationGrid::Float, 1e-4, "corrected");
+}
+
+/// A prompt of many tokens through packed layers, its score, and the token behind it, beside the same numbers in f32.
+///
+/// The bound is that of logits relative to the largest; that of scores is in nats.
+fn check_prompt(pack: impl Fn(&[f32], [usize; 2]) -> PackedWeights, grid: ActivationGrid, bound: f32, name: &str) {
+    let toy = Toy::new(|_| {});
+    let packed = toy.model_with(|_, shape, weights| (pack(&weights, shape), grid));
+    let plain = toy.model_with(|_, shape, weights| (PackedWeights::F32(pack(&weights, shape).dequantize()), grid));
+    let tokens: Vec<u32> = (0..31).map(|i| i * 53 % 128).collect();
+    for (device, has_library) in devices().iter().zip([true, true, false]) {
+        let model = device.model(&packed).unwrap();
+        let labels: Vec<String> = model.products().into_keys().collect();
+        let prompts = format!("prompts by cuBLASLt {name}");
+        assert_eq!(labels.iter().any(|label| label.contains(&prompts)), has_library, "{labels:?}");
+        let mut text = Text::new(&model, 32).unwrap();
+        text.prefill(&tokens[..30]).unwrap();
+        assert_near(&text.logits().unwrap(), &logits_of(&plain, &tokens[..30]), bound, name);
+        text.step(Some(tokens[30]), 0.0).unwrap();
+        assert_near(&text.logits().unwrap(), &logits_of(&plain, &tokens), bound, name);
+        for (place, found) in score(&mut text, None, &tokens).unwrap().iter().enumerate() {
+            let logits = logits_of(&plain, &tokens[..=place]);
+            let expected = divergence(&logits, &logits, tokens[place + 1] as usize);
+            let most = logits.iter().fold(1.0_f32, |most, logit| most.max(logit.abs()));
+            let error = (found.nll - expected.nll).abs();
+            assert!(error < 2.0 * f64::from(bound * most), "{name} {place}: {} {}", found.nll, expected.nll);
+        }
+        drop((text, model));
+        assert_eq!(device.allocated_bytes().0, 0, "what weights are written out into is given back too");
+    }
+}
+
+#[test]
+fn prompts_go_through_the_library_in_every_format() {
+    // Some twenty products in a row round both factors: 2^-8 for brain floats and 2^-11 for halves, at random.
+    let float = ActivationGrid::Float;
+    check_prompt(|weights, _| PackedWeights::F32(weights.to_vec()), float, 1e-4, "f32");
+    let halves = |weights: &[f32]| weights.iter().map(|weight| f16::from_f32(*weight)).collect();
+    check_prompt(|weights, _| PackedWeights::F16(halves(weights)), float, 4e-3, "f16");
+    let brains = |weights: &[f32]| weights.iter().map(|weight| bf16::from_f32(*weight)).collect();
+    check_prompt(|weights, _| PackedWeights::Bf16(brains(weights)), float, 3e-2, "bf16");
+    let q4_0 = |weights: &[f32], [_, inputs]: [usize; 2]| quantize_ggml(weights, inputs, GgmlType::Q4_0).unwrap();
+    check_prompt(q4_0, float, 4e-3, "f16");
+    let format = IntFormat { bits: 8, group: Group::Row, symmetric: true };
+    let int8 = |weights: &[f32], [_, inputs]: [usize; 2]| {
+        PackedWeights::Int(round_to_nearest(weights, inputs, format).unwrap())
+    };
+    check_prompt(int8, ActivationGrid::Int8PerToken, 2e-2, "int8");
+    let factors = |weights: &[f32], [outputs, inputs]: [usize; 2]| {
+        let part = |len: usize| PackedWeights::Bf16(brains(&weights[..len]));
+        PackedWeights::Corrected {
+            base: Box::new(q4_0(weights, [outputs, inputs])),
+            term: LowRankMatrix {
+                up: Box::new(part(outputs * 3)),
+                down: Arc::new(part(3 * inputs)),
+                shape: [outputs, 3, inputs],
+            },
+        }
+    };
+    check_prompt(factors, float, 3e-2, "bf16");
 }
 
 #[test]

@@ -5,17 +5,21 @@ use std::rc::Rc;
 
 use crate::cuda::CudaError;
 use crate::cuda::card::{Buffer, Card, Launch, Recorded};
-use crate::cuda::matrix::{Activations, Rounding};
+use crate::cuda::matrix::FEW_ROWS;
 use crate::cuda::model::{Attention, Block, Mlp, Model};
+use crate::cuda::rounding::{Activations, Rounding};
 use crate::nn::NnError;
 
-/// Tokens of a prompt that go through the model at once.
-const MOST_ROWS: usize = 512;
-/// Rows whose logits exist at the same time.
-pub(super) const LOGIT_ROWS: usize = 64;
+/// Tokens of a prompt that go through the model at once: written-out weights are read again for each such part.
+const MOST_ROWS: usize = 1024;
+/// Rows whose logits exist at the same time: the head's weights are read again for each such part. 256 rows of 128,256
+/// logits are 131 MB.
+pub(super) const LOGIT_ROWS: usize = 256;
 /// Threads of the kernels between products, of attention and of reductions.
 const THREADS: u32 = 256;
+/// Of attention, and the pairs of a query and a head that a block has: for few tokens and for prompts.
 const ATTENTION: (u32, usize) = (128, 4);
+const TILED_ATTENTION: (u32, usize) = (128, 64);
 const REDUCTION: u32 = 512;
 /// Keys that a block of single-token attention reads at least before others share the work.
 const SPLIT: usize = 256;
@@ -300,11 +304,11 @@ impl Text {
     }
 
     fn inputs(&self, buffer: &Buffer, rows: usize) -> Activations<'_> {
-        Activations { values: buffer.address(), rows, rounding: &self.space.rounding }
+        self.space.rounding.of(buffer.address(), rows)
     }
 
     fn attention(&self, part: &Attention, cache: &[Buffer; 2], rows: usize, splits: usize) -> Result<(), CudaError> {
-        let Space { normed, query, key, value, mixed, added, middle, counters, parts, sums, .. } = &self.space;
+        let Space { normed, query, key, value, mixed, added, middle, counters, .. } = &self.space;
         let (x, middle) = (self.inputs(normed, rows), middle.address());
         part.q.multiply(x, query.address(), middle)?;
         part.k.multiply(x, key.address(), middle)?;
@@ -328,29 +332,36 @@ impl Text {
             u64::from(settings.is_interleaved),
         ];
         self.launch(&format!("rotate_and_store_{}", settings.cache), [rows, 1, 1], THREADS, &args)?;
-        let (threads, pairs) = ATTENTION;
-        let args = [
-            query.address(),
-            keys,
-            values,
-            mixed.address(),
-            parts.address(),
-            sums.address(),
-            counters.address(),
-            rows as u64,
-            shape[0],
-            shape[1],
-            shape[2],
-            settings.window,
-            settings.sinks,
-        ];
-        let grid = [(rows * (heads / kv_heads)).div_ceil(pairs), kv_heads, splits];
+        self.attend(part, [keys, values], rows, splits)?;
+        part.o.multiply(self.inputs(mixed, rows), added.address(), middle)
+    }
+
+    /// Softmax(q kᵀ) v of the queries over the cache.
+    fn attend(&self, part: &Attention, [keys, values]: [u64; 2], rows: usize, splits: usize) -> Result<(), CudaError> {
+        let Space { query, mixed, counters, parts, sums, .. } = &self.space;
+        let settings = self.model.settings;
+        let (heads, kv_heads, head_dim) = (part.n_heads, part.n_kv_heads, self.model.config.head_dim);
+        let pairs = rows * (heads / kv_heads);
+        let shape = [rows, heads, kv_heads, head_dim].map(|size| size as u64);
+        let [query, mixed, parts, sums, counters] = [query, mixed, parts, sums, counters].map(Buffer::address);
+        let seen = [settings.window, settings.sinks];
+        if rows > FEW_ROWS {
+            debug_assert_eq!(splits, 1, "only a single token's attention is split");
+            let room = head_dim.next_power_of_two().max(64);
+            let args = [&[query, keys, values, mixed, counters][..], &shape, &seen].concat();
+            let (threads, most) = TILED_ATTENTION;
+            let kernel = format!("attend_tile_{}_{room}", settings.cache);
+            return self.launch(&kernel, [pairs.div_ceil(most), kv_heads, 1], threads, &args);
+        }
+        let (threads, most) = ATTENTION;
+        let args = [&[query, keys, values, mixed, parts, sums, counters][..], &shape, &seen].concat();
+        let grid = [pairs.div_ceil(most), kv_heads, splits];
         self.launch(&format!("attend_{}", settings.cache), grid, threads, &args)?;
         if splits > 1 {
-            let args = [parts.address(), sums.address(), mixed.address(), splits as u64, shape[2]];
+            let args = [parts, sums, mixed, splits as u64, head_dim as u64];
             self.launch("combine", [rows * heads, 1, 1], THREADS, &args)?;
         }
-        part.o.multiply(self.inputs(mixed, rows), added.address(), middle)
+        Ok(())
     }
 
     fn mlp(&self, part: &Mlp, rows: usize) -> Result<(), CudaError> {
@@ -368,8 +379,7 @@ impl Text {
     pub(super) fn head(&self, first: usize, rows: usize) -> Result<(), CudaError> {
         let Space { normed, logits, middle, rounding, .. } = &self.space;
         let values = normed.float(first * self.model.config.hidden_size);
-        let x = Activations { values, rows, rounding };
-        self.model.head().multiply(x, logits.address(), middle.address())
+        self.model.head().multiply(rounding.of(values, rows), logits.address(), middle.address())
     }
 
     /// Where the logits are that were made last.

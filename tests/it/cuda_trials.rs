@@ -1,9 +1,11 @@
 //! Trials and commands on a card, from the window's side to the driver's: the driver is its twin, whose kernels run on the
 //! processor.
 
+use std::collections::BTreeMap;
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use trimtab::device::DeviceSpec;
 use trimtab::recipe::Recipe;
 use trimtab::study::journal::read_study;
 use trimtab::study::{FailureKind, Measurements, Outcome, Quality, Study, TrialState};
@@ -110,12 +112,60 @@ fn every_kind_of_format_has_the_processor_s_quality_on_a_card() {
     }
 }
 
+#[test]
+fn windows_go_through_the_library_where_it_is_found() {
+    let toy = Toy::new();
+    // What activations are rounded to: not at all, to 8 bits of fraction, to 11.
+    let cases = [
+        (Recipe::reference(), "trimtab f32 (cuda, prompts by cuBLASLt f32)", 1e-4),
+        (shipped("bf16"), "trimtab bf16 (cuda, prompts by cuBLASLt bf16)", 1e-2),
+        (shipped("q8_0"), "trimtab q8_0 (cuda, prompts by cuBLASLt f16)", 2e-3),
+    ];
+    let (mut with, mut without) = (toy.handle_with_library(""), toy.handle(""));
+    for (number, (recipe, product, bound)) in cases.into_iter().enumerate() {
+        let spec = toy.quality(number as u32, &recipe, CARD);
+        let [found, expected] = [&mut with, &mut without].map(|worker| measured(run(worker, &spec).outcome));
+        assert!(found.products.contains_key(product), "{product}: {:?}", found.products);
+        let (found, expected) = (found.quality.unwrap(), expected.quality.unwrap());
+        for (found, expected) in found.windows.iter().zip(&expected.windows) {
+            let distance = (found.nll - expected.nll).abs();
+            assert!(distance < bound * (1.0 + expected.nll.abs()), "{product}: {distance}");
+        }
+    }
+}
+
+#[test]
+fn two_cards_share_a_study_with_the_numbers_of_one() {
+    let toy = Toy::new();
+    let [one, two] = ["device = \"cuda:0\"", "devices = [\"cuda:0\", \"cuda:1\"]"];
+    let expected = study_on(&toy, "one", "cards=2", one);
+    let found = study_on(&toy, "two", "cards=2", two);
+    let quality = |study: &Study| -> BTreeMap<String, Quality> {
+        let each = study.trials.values().map(|trial| {
+            let quality = trial.measurements().and_then(|measured| measured.quality.clone());
+            (trial.spec.recipe.name.clone(), quality.unwrap_or_else(|| panic!("{trial:?}")))
+        });
+        each.collect()
+    };
+    assert_eq!(quality(&found), quality(&expected));
+    for ordinal in [0, 1] {
+        let is_there = found.trials.values().any(|trial| trial.spec.device == DeviceSpec::Cuda { ordinal });
+        assert!(is_there, "card {ordinal} ran no trial");
+    }
+}
+
 /// Runs a study of four variants, and reads it back.
 fn study(toy: &Toy, name: &str, script: &str) -> Study {
+    study_on(toy, name, script, "device = \"cuda:0\"")
+}
+
+fn study_on(toy: &Toy, name: &str, script: &str, devices: &str) -> Study {
     let file = toy.path().join(name).with_extension("toml");
-    let spec = "format_version = 1\nname = \"formats\"\nmodel = \".\"\ndevice = \"cuda:0\"\n[workload.quality]\n\
-                data = \"text.jsonl\"\nprotocol = \"gptq\"\ncontext = 12\nwindows = 2\n[strategy]\nkind = \"list\"\n\
-                recipes = [\"bf16\", \"q8_0\", \"fp8-row\", \"int4-g32\"]\n";
+    let spec = format!(
+        "format_version = 1\nname = \"formats\"\nmodel = \".\"\n{devices}\n[workload.quality]\n\
+         data = \"text.jsonl\"\nprotocol = \"gptq\"\ncontext = 12\nwindows = 2\n[strategy]\nkind = \"list\"\n\
+         recipes = [\"bf16\", \"q8_0\", \"fp8-row\", \"int4-g32\"]\n"
+    );
     std::fs::write(&file, spec).unwrap();
     let journal = file.with_extension("study");
     let output = trimtab(script, &["sweep", file.to_str().unwrap(), "--out", journal.to_str().unwrap()]);

@@ -24,6 +24,11 @@ pub(crate) fn twin(script: &str) -> Vec<(String, String)> {
         .into()
 }
 
+/// The variable that names the twin of the library of products of many rows.
+pub(crate) fn library() -> (String, String) {
+    ("TRIMTAB_CUDA_LIBRARIES".to_owned(), env!("TRIMTAB_CUBLASLT_TWIN").to_owned())
+}
+
 /// A model of two blocks of width 32 over 128 letters, with a text of them.
 pub(crate) struct Toy {
     dir: tempfile::TempDir,
@@ -81,6 +86,12 @@ impl Toy {
     /// A worker of this model for cards, with the twin and its script.
     pub(crate) fn handle(&self, script: &str) -> WorkerHandle {
         self.handle_with(script, Deadlines::default())
+    }
+
+    /// [`Self::handle`] with the library of products of many rows.
+    pub(crate) fn handle_with_library(&self, script: &str) -> WorkerHandle {
+        let env = twin(script).into_iter().chain([library()]).collect();
+        self.worker(WORKER, CARD, env, Deadlines::default())
     }
 
     pub(crate) fn handle_with(&self, script: &str, deadlines: Deadlines) -> WorkerHandle {

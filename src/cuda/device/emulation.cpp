@@ -191,10 +191,15 @@ struct Entry {
 #define ENTRY(kernel) \
     Entry{#kernel, arity<&kernel>(&kernel), pointers(&kernel), [](const uint64_t* args) { call<&kernel>(args, &kernel); }},
 #define ENTRIES_OF(name, F) ENTRY(product_##name##_1) ENTRY(product_##name##_8) ENTRY(gather_##name)
+#define ENTRIES_OF_PACKED(name, F) ENTRY(largest_##name) ENTRY(write_out_##name)
 const Entry ENTRIES[] = {
     FORMATS(ENTRIES_OF) ENTRY(round_rows) ENTRY(product_tokens_1) ENTRY(product_tokens_8) ENTRY(rms_norm)
     ENTRY(rotate_and_store_f32) ENTRY(rotate_and_store_f16) ENTRY(gate) ENTRY(attend_f32) ENTRY(attend_f16)
     ENTRY(combine) ENTRY(divergence) ENTRY(choose)
+    PACKED_FORMATS(ENTRIES_OF_PACKED) ENTRY(largest_rows) ENTRY(factor_of_rows) ENTRY(narrow_f16) ENTRY(narrow_bf16)
+    ENTRY(spread_bias) ENTRY(scale_sums)
+    ENTRY(attend_tile_f32_64) ENTRY(attend_tile_f32_128) ENTRY(attend_tile_f32_256)
+    ENTRY(attend_tile_f16_64) ENTRY(attend_tile_f16_128) ENTRY(attend_tile_f16_256)
 };
 
 }  // namespace

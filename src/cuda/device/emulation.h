@@ -10,6 +10,8 @@
 #include <cstring>
 
 #define KERNEL(threads) static void
+#define KERNEL_BESIDE(threads, blocks) static void
+#define UNROLL(n)
 #define DEVICE inline
 #define __shared__ static thread_local
 
@@ -35,6 +37,12 @@ T aligned_load(const void* at) {
     T value;
     std::memcpy(&value, at, sizeof(T));
     return value;
+}
+
+template <class T>
+void aligned_store(void* at, const T& value) {
+    if (reinterpret_cast<uintptr_t>(at) % alignof(T) != 0) refuse("a store that is not aligned");
+    std::memcpy(at, &value, sizeof(T));
 }
 
 }  // namespace emulation

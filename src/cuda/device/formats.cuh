@@ -239,9 +239,10 @@ struct Q6k {
     }
 };
 
-#define FORMATS(X) \
-    X(f32, F32) X(f16, F16) X(bf16, Bf16) X(fp8, Fp8) X(int8, Int8) X(int4, Int4) X(q4_0, Q4_0) X(q4_1, Q4_1) \
-    X(q5_0, Q5_0) X(q5_1, Q5_1) X(q8_0, Q8_0) X(q2k, Q2k) X(q3k, Q3k) X(q4k, Q4k) X(q5k, Q5k) X(q6k, Q6k)
+#define PACKED_FORMATS(X) \
+    X(fp8, Fp8) X(int8, Int8) X(int4, Int4) X(q4_0, Q4_0) X(q4_1, Q4_1) X(q5_0, Q5_0) X(q5_1, Q5_1) X(q8_0, Q8_0) \
+    X(q2k, Q2k) X(q3k, Q3k) X(q4k, Q4k) X(q5k, Q5k) X(q6k, Q6k)
+#define FORMATS(X) X(f32, F32) X(f16, F16) X(bf16, Bf16) PACKED_FORMATS(X)
 
 // Units of a row: the last one of formats without blocks may be filled up.
 template <class F>

@@ -1,4 +1,6 @@
 // Every kernel of the CUDA worker.
+#include "attend_tile.cuh"
+#include "gemm.cuh"
 #include "pass.cuh"
 #include "products.cuh"
 #include "reduce.cuh"

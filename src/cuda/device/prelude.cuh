@@ -8,6 +8,10 @@
 #ifdef __CUDACC__
 #include <cuda_fp16.h>
 #define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+// With room for so many blocks on a multiprocessor at once: the compiler keeps to as few registers.
+#define KERNEL_BESIDE(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
+#define PRAGMA(text) _Pragma(#text)
+#define UNROLL(n) PRAGMA(unroll n)
 #define DEVICE __device__ __forceinline__
 DEVICE float half_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
 DEVICE uint16_t float_to_half(float value) { return __half_as_ushort(__float2half_rn(value)); }
@@ -40,17 +44,41 @@ struct alignas(16) Float4 {
     float value[4];
 };
 
-DEVICE Float4 load_floats(const float* at) {
+// A load and a store of as many bytes as T has, at once.
+template <class T>
+DEVICE T load_as(const void* at) {
 #ifdef __CUDACC__
-    return *reinterpret_cast<const Float4*>(at);
+    return *static_cast<const T*>(at);
 #else
-    return emulation::aligned_load<Float4>(at);
+    return emulation::aligned_load<T>(at);
 #endif
 }
+
+template <class T>
+DEVICE void store_as(void* at, const T& value) {
+#ifdef __CUDACC__
+    *static_cast<T*>(at) = value;
+#else
+    emulation::aligned_store(at, value);
+#endif
+}
+
+DEVICE Float4 load_floats(const float* at) { return load_as<Float4>(at); }
+
+struct alignas(8) Four16 {
+    uint16_t bits[4];
+};
 
 DEVICE uint32_t half_at(const uint8_t* at) { return *reinterpret_cast<const uint16_t*>(at); }
 
 DEVICE float bf16_to_float(uint32_t bits) { return bits_to_float(bits << 16); }
+
+// To nearest, ties to even.
+DEVICE uint16_t float_to_bf16(float value) {
+    const uint32_t bits = float_to_bits(value);
+    if (value != value) return static_cast<uint16_t>(bits >> 16 | 0x40);
+    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
 
 // E4M3 without infinities: sign, four bits of exponent with bias 7, three of fraction; all ones is no number.
 DEVICE float fp8_to_float(uint32_t code) {

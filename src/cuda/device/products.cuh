@@ -102,6 +102,11 @@ KERNEL(256) round_rows(const float* x, int8_t* codes, float* scales, float* valu
     if (threadIdx.x == 0 && scales) scales[blockIdx.x] = is_number ? scale : __builtin_nanf("");
 }
 
+// The number that an exact sum of products of codes stands for: one rounding of the scales' product, one of the result.
+DEVICE float of_sum(int sum, float x_scale, float scale, float bias) {
+    return fmaf(static_cast<float>(sum), x_scale * scale, bias);
+}
+
 // y (rows, outputs) of 8-bit codes with 8-bit activations: exact sums of integers, then both scales. Rows of codes are
 // filled up with zeros to multiples of 16. Grid as of `product`.
 template <int M>
@@ -123,10 +128,8 @@ DEVICE void product_tokens(const uint8_t* codes, const float* scales, long input
     for (int m = 0; m < M; ++m) {
         int total = sum[m];
         for (int step = WARP / 2; step > 0; step /= 2) total += __shfl_xor_sync(~0u, total, step);
-        if (lane == 0 && first + m < rows) {
-            const float value = static_cast<float>(total) * (x_scales[first + m] * scales[output]);
-            y[(first + m) * outputs + output] = value + (bias ? bias[output] : 0.0f);
-        }
+        if (lane == 0 && first + m < rows)
+            y[(first + m) * outputs + output] = of_sum(total, x_scales[first + m], scales[output], bias ? bias[output] : 0.0f);
     }
 }
 

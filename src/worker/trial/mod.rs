@@ -98,7 +98,7 @@ impl TrialExecutor {
 
 impl Executor for TrialExecutor {
     fn run(&mut self, spec: &TrialSpec, sink: &Sink) -> Result<(Measurements, Vec<Caution>), Failure> {
-        let uuid = uuid(spec.device);
+        let uuid = uuid(spec.device)?;
         let energy = TrialEnergy::begin(spec.device, uuid.as_deref());
         let sink = TrialSink { spec, sink, energy: Some(&energy), uuid: uuid.as_deref() };
         memory::reset_peak();
@@ -176,7 +176,7 @@ impl Executor for TrialExecutor {
             let message = "operations are timed on the processor only so far: profile with --device cpu";
             return Err(Failure::new(FailureKind::Recipe, message));
         }
-        let uuid = uuid(spec.device);
+        let uuid = uuid(spec.device)?;
         let sink = TrialSink { spec, sink, energy: None, uuid: uuid.as_deref() };
         memory::reset_peak();
         let threads = self.threads;
@@ -310,12 +310,12 @@ fn plan_cautions(plan: &Plan) -> Vec<Caution> {
 }
 
 /// The identity of the GPU that trials run on; the processor has none.
-fn uuid(device: DeviceSpec) -> Option<String> {
+fn uuid(device: DeviceSpec) -> Result<Option<String>, Failure> {
     if let DeviceSpec::Cpu { .. } = device {
-        return None;
+        return Ok(None);
     }
-    let devices = crate::runtime::devices().ok()?;
-    devices.into_iter().find(|info| info.spec == device)?.gpu?.uuid
+    let found = devices()?.into_iter().find(|info| info.spec == device);
+    Ok(found.and_then(|info| info.gpu?.uuid))
 }
 
 /// The class and words of a failed step.

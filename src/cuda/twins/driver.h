@@ -73,7 +73,7 @@ struct Script {
 };
 
 struct Operation {
-    enum Kind { LAUNCH, SET, TO_CARD, TO_HOST } kind;
+    enum Kind { LAUNCH, SET, TO_CARD, TO_HOST, CALL } kind;
     uint64_t address = 0;
     size_t bytes = 0;
     unsigned char value = 0;
@@ -83,6 +83,10 @@ struct Operation {
     unsigned grid[3] = {}, threads = 0;
     uint64_t pointers = 0;
     std::vector<uint64_t> args = {};
+    // Another library's work, with what it is given and the memory that it uses.
+    void (*call)(const void*) = nullptr;
+    std::vector<char> state = {};
+    std::vector<std::pair<uint64_t, size_t>> uses = {};
 };
 using Operations = std::vector<Operation>;
 
@@ -170,6 +174,13 @@ int execute(Context& context, const Operation& op) {
                 const auto at = std::prev(context.memory.upper_bound(op.args[i]));
                 check_margin(at->first, at->second);
             }
+        return SUCCESS;
+    }
+    if (op.kind == Operation::CALL) {
+        if (int fault = fault_at("launch")) return fault;
+        for (const auto& [address, bytes] : op.uses)
+            if (address && !is_inside(context, address, bytes)) return ILLEGAL_ADDRESS;
+        op.call(op.state.data());
         return SUCCESS;
     }
     if (!is_inside(context, op.address, op.bytes)) return ILLEGAL_ADDRESS;

@@ -6,7 +6,7 @@
 // `TRIMTAB_TWIN` is a list of settings behind semicolons: `cards=2`, `memory=BYTES` of each, `driver=13000`,
 // `capability=90`, `fault=SITE:N:WHAT` at the Nth time in this process, where SITE is init, load, allocate, copy or launch
 // and WHAT an error's number, `lost` or `hang`, and `once=FILE`: faults only come while the file exists, which they remove.
-#include "driver_twin.h"
+#include "driver.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #define API EXPORT int
@@ -30,6 +30,18 @@ EXPORT void trimtab_twin_script(const char* text) {
     script = std::make_unique<Script>(text);
     seen.clear();
     is_lost = is_initialized = false;
+}
+
+// Work of another library's twin, which runs in its turn. Its state is copied; the memory that it uses is checked then.
+EXPORT int trimtab_twin_ask(void* stream, const uint64_t* addresses, const size_t* bytes, unsigned n,
+                            void (*call)(const void*), const void* state, size_t state_bytes) {
+    GUARD;
+    if (int error = enter()) return error;
+    Operation op{Operation::CALL};
+    op.call = call;
+    op.state.assign(static_cast<const char*>(state), static_cast<const char*>(state) + state_bytes);
+    for (unsigned i = 0; i < n; ++i) op.uses.emplace_back(addresses[i], bytes[i]);
+    return ask(stream, std::move(op));
 }
 
 static void read_script() {
