@@ -63,7 +63,7 @@ pub struct SweepPlan {
     pub recipes: Vec<String>,
     /// Names of those that cannot run on this model and device, each with its first problem.
     pub refused: Vec<(String, String)>,
-    /// The most memory that one of them takes, predicted, with its recipe; `None` where the device is not the processor.
+    /// The most memory of the device that one of them takes, predicted, with its recipe.
     pub peak: Option<(u64, String)>,
     /// Time of all trials, from the mean of the trials of the same workload in the study shown; `None` without any.
     pub estimated_secs: Option<f64>,

@@ -5,7 +5,7 @@ use crate::app::sweep::SweepSettings;
 use crate::device::DeviceInfo;
 use crate::model::{Fingerprint, ModelSource};
 use crate::session::OpenModel;
-use crate::study::{MemoryEstimate, Study, TrialState, planned_recipes};
+use crate::study::{Study, TrialState, planned_recipes, predicted_peak_bytes};
 
 /// What the plan was computed from.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,7 +70,7 @@ fn plan(model: &OpenModel, device: &DeviceInfo, sweep: &SweepSettings, draft: &D
                 refused.extend(issues.first().map(|issue| (recipe.name.clone(), issue.to_string())));
             }
             Ok(plan) => {
-                let bytes = MemoryEstimate::new(&plan, &model.graph, &spec.workload, None).peak_bytes();
+                let bytes = predicted_peak_bytes(&plan, &model.graph, &spec.workload, None);
                 if peak.as_ref().is_none_or(|(most, _)| bytes > *most) {
                     peak = Some((bytes, recipe.name.clone()));
                 }

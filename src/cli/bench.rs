@@ -172,13 +172,15 @@ fn phase_json(phase: &PhaseSpeed) -> Value {
 
 fn as_text(ran: &Ran, measurements: &Measurements, speed: &Speed) -> String {
     let memory = &measurements.memory;
-    let mut peak = memory.peak_rss_bytes.map_or_else(|| "not readable".to_owned(), units::bytes);
-    peak.extend(
-        memory
-            .predicted_peak_bytes
-            .zip(memory.prediction_ratio())
-            .map(|(predicted, ratio)| format!(" (predicted {}, {})", units::bytes(predicted), units::change(ratio))),
-    );
+    let host = memory.peak_rss_bytes.map_or_else(|| "not readable".to_owned(), units::bytes);
+    let predicted = memory.predicted_peak_bytes.zip(memory.prediction_ratio());
+    let predicted = predicted.map_or_else(String::new, |(predicted, ratio)| {
+        format!(" (predicted {}, {})", units::bytes(predicted), units::change(ratio))
+    });
+    let peak = match memory.peak_gpu_bytes {
+        None => format!("{host}{predicted}"),
+        Some(card) => format!("{} of the card{predicted}, {host} of the host", units::bytes(card)),
+    };
     let products: Vec<String> =
         measurements.products.iter().map(|(product, layers)| format!("{product} ({layers} layers)")).collect();
     let basis = match measurements.simulated_layers {

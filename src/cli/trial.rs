@@ -10,11 +10,12 @@ use crate::cli::args::{RunArgs, VariantArgs};
 use crate::cli::out::say;
 use crate::cli::progress::Progress;
 use crate::cli::{checks, open};
+use crate::device::{DeviceInfo, DeviceSpec};
 use crate::model::ModelGraph;
 use crate::recipe::{Plan, Recipe};
 use crate::study::{
-    Caution, Failure, FailureKind, Measurements, MemoryEstimate, Outcome, ProfileReport, ProfileWorkload, StudyEvent,
-    TrialId, TrialSpec, Workload,
+    Caution, Failure, FailureKind, Measurements, Outcome, ProfileReport, ProfileWorkload, StudyEvent, TrialId,
+    TrialSpec, Workload, predicted_peak_bytes,
 };
 use crate::telemetry::memory;
 use crate::units;
@@ -122,7 +123,7 @@ fn prepare(
     for (index, recipe) in recipes.iter().enumerate() {
         let recipe = open::calibrated(open::recipe(recipe, Path::new(""))?, &args.calibration);
         let plan = open::check(&recipe, graph, &device)?;
-        say_memory(&plan, graph, workload);
+        say_memory(&plan, graph, &device, workload);
         // Trial 0 is the reference in every study.
         let id = TrialId(if recipe == Recipe::reference() { 0 } else { index as u32 + 1 });
         specs.push(TrialSpec { id, recipe, device: device.spec, workload: workload.clone(), seed: args.seed });
@@ -131,19 +132,27 @@ fn prepare(
 }
 
 /// Says how much memory the trial takes at its most, and warns when less is free.
-fn say_memory(plan: &Plan, graph: &ModelGraph, workload: &Workload) {
+fn say_memory(plan: &Plan, graph: &ModelGraph, device: &DeviceInfo, workload: &Workload) {
     let text = workload.quality.as_ref().and_then(|quality| std::fs::metadata(&quality.data).ok());
-    let needed = MemoryEstimate::new(plan, graph, workload, text.map(|text| text.len())).peak_bytes();
-    let free = memory::available_bytes();
-    let beside = free.map_or_else(String::new, |free| format!(" of {} free", units::bytes(free)));
+    let needed = predicted_peak_bytes(plan, graph, workload, text.map(|text| text.len()));
+    let free = match device.spec {
+        DeviceSpec::Cpu { .. } => memory::available_bytes(),
+        DeviceSpec::Cuda { .. } => device.memory_bytes,
+    };
+    let beside = free.map_or_else(String::new, |free| format!(" of {}", units::bytes(free)));
     log::info!("predicted peak memory: {}{beside}", units::bytes(needed));
     if let Some(free) = free.filter(|free| needed > *free) {
-        say(&format!(
-            "caution: the trial takes about {} and {} are free: the system may end it; choose smaller formats, fewer \
-             calibration windows or a smaller model",
-            units::bytes(needed),
-            units::bytes(free)
-        ));
+        let (needed, free) = (units::bytes(needed), units::bytes(free));
+        say(&match device.spec {
+            DeviceSpec::Cpu { .. } => format!(
+                "caution: the trial takes about {needed} and {free} are free: the system may end it; choose smaller \
+                 formats, fewer calibration windows or a smaller model"
+            ),
+            DeviceSpec::Cuda { .. } => format!(
+                "caution: the trial takes about {needed} of the card's memory, which is {free}: it may not fit; choose \
+                 smaller formats, a shorter prompt or context, or a smaller model"
+            ),
+        });
     }
 }
 

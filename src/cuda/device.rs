@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::cuda::card::Card;
+use crate::cuda::card::{Card, Gemm, GemmType};
 use crate::cuda::driver_card::DriverCard;
 use crate::cuda::linear::Uploaded;
 use crate::cuda::{CudaError, Model};
@@ -40,6 +40,13 @@ impl Device {
     /// When a part has no kernel, or the card has no memory left.
     pub fn model(&self, host: &Llama) -> Result<Rc<Model>, CudaError> {
         Model::new(&self.card, &self.uploaded, host).map(Rc::new)
+    }
+
+    /// Whether prompts go through the library of products of many rows.
+    pub fn has_library(&self) -> bool {
+        // A product that every version of it has.
+        let plain = Gemm { numbers: GemmType::F32, shape: [64; 3], strides: [64; 3], ..Gemm::default() };
+        self.card.has_gemm(&plain).unwrap_or(false)
     }
 
     /// Bytes that our buffers hold now, and held at most: without the driver's own.

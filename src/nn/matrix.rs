@@ -1,5 +1,7 @@
 //! One product over one packed matrix.
 
+use std::sync::OnceLock;
+
 use candle_core::{Storage, Tensor};
 
 use crate::compress::{ActivationGrid, IntMatrix, PackedWeights, SparseMatrix, ZeroPoints, block_type};
@@ -12,7 +14,7 @@ use crate::recipe::{Execution, Fp8Scale, IntFormat};
 /// y = x Wᵀ over weights (`out_features`, `in_features`).
 #[derive(Debug)]
 pub(super) struct Matrix {
-    form: Form,
+    form: OnceLock<Form>,
     shape: [usize; 2],
     /// What it was made from, for products elsewhere.
     #[cfg(feature = "cuda")]
@@ -33,6 +35,35 @@ enum Form {
     SparseInts(SparseInts),
 }
 
+impl Form {
+    fn new(packed: PackedWeights, shape: [usize; 2], execution: Execution, activations: ActivationGrid) -> Self {
+        let [rows, row_len] = shape;
+        let widened = |weights: &[f32]| Self::Floats(Floats::f32(weights, rows, row_len));
+        match packed {
+            PackedWeights::F32(weights) => widened(&weights),
+            other if execution != Execution::Packed => widened(&other.dequantize()),
+            PackedWeights::F16(weights) => Self::Floats(Floats::f16(&weights, rows, row_len)),
+            PackedWeights::Bf16(weights) => Self::Floats(Floats::bf16(&weights, rows, row_len)),
+            PackedWeights::Ggml { format, bytes } => {
+                Self::Blocks(Blocks::pack(block_type(format), &bytes, rows, row_len))
+            }
+            PackedWeights::Fp8(matrix) => {
+                let scales = match matrix.scale() {
+                    Fp8Scale::Tensor => Fp8Scales::Tensor(matrix.scales()[0]),
+                    Fp8Scale::Row => Fp8Scales::Rows(matrix.scales()),
+                    Fp8Scale::Block => Fp8Scales::Squares(matrix.scales()),
+                };
+                Self::Floats(Floats::fp8(matrix.codes(), scales, rows, row_len))
+            }
+            PackedWeights::Sparse(matrix) => sparse(&matrix, shape),
+            PackedWeights::Int(matrix) if IntFormat::PACKED_BITS.contains(&matrix.format().bits) => {
+                ints(&matrix, shape, activations)
+            }
+            other => widened(&other.dequantize()),
+        }
+    }
+}
+
 impl Matrix {
     /// Formats that have no product, and all when `execution` is not packed, are widened to f32.
     pub(super) fn new(
@@ -46,36 +77,29 @@ impl Matrix {
             return Err(NnError::Shape(format!("a matrix of {rows} × {row_len} has no weights")));
         }
         #[cfg(feature = "cuda")]
-        let source = crate::nn::source::MatrixSource::new(packed.clone(), shape, execution, activations);
-        let widened = |weights: &[f32]| Form::Floats(Floats::f32(weights, rows, row_len));
-        let form = match packed {
-            PackedWeights::F32(weights) => widened(&weights),
-            other if execution != Execution::Packed => widened(&other.dequantize()),
-            PackedWeights::F16(weights) => Form::Floats(Floats::f16(&weights, rows, row_len)),
-            PackedWeights::Bf16(weights) => Form::Floats(Floats::bf16(&weights, rows, row_len)),
-            PackedWeights::Ggml { format, bytes } => {
-                Form::Blocks(Blocks::pack(block_type(format), &bytes, rows, row_len))
-            }
-            PackedWeights::Fp8(matrix) => {
-                let scales = match matrix.scale() {
-                    Fp8Scale::Tensor => Fp8Scales::Tensor(matrix.scales()[0]),
-                    Fp8Scale::Row => Fp8Scales::Rows(matrix.scales()),
-                    Fp8Scale::Block => Fp8Scales::Squares(matrix.scales()),
-                };
-                Form::Floats(Floats::fp8(matrix.codes(), scales, rows, row_len))
-            }
-            PackedWeights::Sparse(matrix) => sparse(&matrix, shape),
-            PackedWeights::Int(matrix) if IntFormat::PACKED_BITS.contains(&matrix.format().bits) => {
-                ints(&matrix, shape, activations)
-            }
-            other => widened(&other.dequantize()),
+        let made = {
+            let source = crate::nn::source::MatrixSource::new(packed, shape, execution, activations);
+            Self { form: OnceLock::new(), shape, source }
         };
-        Ok(Self {
-            form,
-            shape,
-            #[cfg(feature = "cuda")]
-            source,
+        #[cfg(not(feature = "cuda"))]
+        let made = Self { form: Form::new(packed, shape, execution, activations).into(), shape };
+        Ok(made)
+    }
+
+    /// What multiplies on the processor. A worker for cards makes it when it is first asked for: weights that only a card
+    /// multiplies are not held twice.
+    #[cfg(feature = "cuda")]
+    fn form(&self) -> &Form {
+        self.form.get_or_init(|| {
+            let source = &self.source;
+            Form::new(PackedWeights::clone(&source.packed), source.shape, source.execution, source.activations)
         })
+    }
+
+    /// What multiplies.
+    #[cfg(not(feature = "cuda"))]
+    fn form(&self) -> &Form {
+        self.form.get().expect("a matrix is made with its form")
     }
 
     pub(super) fn shape(&self) -> [usize; 2] {
@@ -88,7 +112,11 @@ impl Matrix {
     }
 
     pub(super) fn held_bytes(&self) -> u64 {
-        (match &self.form {
+        #[cfg(feature = "cuda")]
+        if self.form.get().is_none() {
+            return self.source.packed.packed_bytes();
+        }
+        (match self.form() {
             Form::Floats(floats) => floats.bytes(),
             Form::Blocks(blocks) => blocks.bytes(),
             Form::Ints(ints) => ints.bytes(),
@@ -99,7 +127,7 @@ impl Matrix {
 
     /// Name of the product for tables: `trimtab q8_0 (avx512-vnni)`.
     pub(super) fn label(&self) -> String {
-        let name = match &self.form {
+        let name = match self.form() {
             Form::Floats(floats) => floats.name().to_owned(),
             Form::Blocks(blocks) => blocks.kind().name().to_owned(),
             Form::Ints(ints) => format!("int{} × int8", ints.bits()),
@@ -111,12 +139,12 @@ impl Matrix {
 
     /// Whether the product itself takes 8-bit activations.
     pub(super) fn is_integer(&self) -> bool {
-        matches!(self.form, Form::Ints(_) | Form::SparseInts(_))
+        matches!(self.form(), Form::Ints(_) | Form::SparseInts(_))
     }
 
     /// Weights that one row of inputs is multiplied with; zeros that are left out are not.
     pub(super) fn n_multiplied(&self) -> u64 {
-        (match &self.form {
+        (match self.form() {
             Form::SparseHalf(sparse) => sparse.n_nonzero(),
             Form::SparseInts(sparse) => sparse.n_nonzero(),
             Form::Floats(_) | Form::Blocks(_) | Form::Ints(_) => self.shape[0] * self.shape[1],
@@ -125,7 +153,7 @@ impl Matrix {
 
     /// What the product is done in with inputs that enter so.
     pub(super) fn arithmetic(&self, grid: ActivationGrid) -> Arithmetic {
-        match &self.form {
+        match self.form() {
             Form::Blocks(_) | Form::Ints(_) => Arithmetic::Int8,
             Form::SparseInts(_) if grid != ActivationGrid::Float => Arithmetic::Int8,
             Form::Floats(_) | Form::SparseHalf(_) | Form::SparseInts(_) => Arithmetic::Float,
@@ -134,7 +162,7 @@ impl Matrix {
 
     /// x (seq, `in_features`) f32 → (seq, `out_features`) f32 in `y`, which the caller has given that length.
     pub(super) fn multiply(&self, x: &mut Inputs, grid: ActivationGrid, y: &mut [f32]) {
-        match &self.form {
+        match self.form() {
             Form::Floats(floats) => floats.multiply(x.rounded(grid), y),
             Form::Blocks(blocks) => blocks.multiply(x.rows(), y),
             Form::Ints(ints) => ints.multiply(x.tokens(grid), y),
@@ -152,7 +180,7 @@ impl Matrix {
     }
 
     fn row(&self, id: usize, row: &mut [f32]) {
-        match &self.form {
+        match self.form() {
             Form::Floats(floats) => floats.row(id, row),
             Form::Blocks(blocks) => blocks.row(id, row),
             Form::Ints(ints) => ints.row(id, row),
@@ -163,6 +191,10 @@ impl Matrix {
 
     /// The f32 values, row by row.
     pub(super) fn dequantize(&self) -> Vec<f32> {
+        #[cfg(feature = "cuda")]
+        if self.form.get().is_none() {
+            return self.source.packed.dequantize();
+        }
         let [rows, row_len] = self.shape;
         let mut weights = vec![0.0; rows * row_len];
         for (id, row) in weights.chunks_mut(row_len).enumerate() {

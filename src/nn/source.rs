@@ -1,5 +1,5 @@
-//! What products were made from, for those that run elsewhere. Held in workers for cards only: the host's own form and
-//! this one are both there.
+//! What products were made from, for those that run elsewhere. Held in workers for cards only, where the host's own form
+//! is made when the host multiplies.
 
 use std::sync::Arc;
 

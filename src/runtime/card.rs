@@ -33,6 +33,10 @@ impl Card {
         self.0.allocated_bytes().1
     }
 
+    pub(super) fn has_library(&self) -> bool {
+        self.0.has_library()
+    }
+
     pub(super) fn forget_peak(&self) {
         self.0.forget_peak();
     }

@@ -29,6 +29,10 @@ impl Card {
         match *self {}
     }
 
+    pub(super) fn has_library(&self) -> bool {
+        match *self {}
+    }
+
     pub(super) fn forget_peak(&self) {
         match *self {}
     }

@@ -77,6 +77,11 @@ impl Place {
         self.card.as_ref().map(Card::peak_bytes)
     }
 
+    /// Whether prompts go through the library of products of many rows there.
+    pub fn has_library(&self) -> bool {
+        self.card.as_ref().is_some_and(Card::has_library)
+    }
+
     /// Counts the most bytes on the card anew from now on.
     pub fn forget_peak(&self) {
         self.card.iter().for_each(Card::forget_peak);

@@ -166,7 +166,8 @@ pub struct Memory {
     pub peak_rss_bytes: Option<u64>,
     /// Peak memory on the GPU, as the buffers of the worker count it; absent on the processor.
     pub peak_gpu_bytes: Option<u64>,
-    /// What `peak_rss_bytes` was predicted to be, from headers and settings; see [`crate::study::MemoryEstimate`].
+    /// What the peak was predicted to be, from headers and settings: `peak_gpu_bytes` on a card, see
+    /// [`crate::study::CardMemoryEstimate`], else `peak_rss_bytes`, see [`crate::study::MemoryEstimate`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted_peak_bytes: Option<u64>,
 }
@@ -174,7 +175,7 @@ pub struct Memory {
 impl Memory {
     /// The predicted peak over the measured one.
     pub fn prediction_ratio(&self) -> Option<f64> {
-        let measured = self.peak_rss_bytes.filter(|bytes| *bytes > 0)?;
+        let measured = self.peak_gpu_bytes.or(self.peak_rss_bytes).filter(|bytes| *bytes > 0)?;
         Some(self.predicted_peak_bytes? as f64 / measured as f64)
     }
 }

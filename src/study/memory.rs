@@ -6,7 +6,7 @@ use crate::recipe::{
     Execution, KvCacheSettings, KvFormat, LayerPlan, LayerSettings, LowRankMethod, Plan, Rounding, SparsityMethod,
     Structure,
 };
-use crate::study::Workload;
+use crate::study::{CardMemoryEstimate, Workload};
 
 /// A worker without a model: program, libraries, stacks and heaps of its threads. What is left of a measured trial of a
 /// small model when all else that is counted here is taken away (x86-64 Linux, two threads).
@@ -130,13 +130,23 @@ impl MemoryEstimate {
     }
 }
 
+/// The most that a trial takes of the memory of its device, predicted: of the host's on the processor, of a card's on it.
+///
+/// - `text_bytes`: as in [`MemoryEstimate::new`]
+pub fn predicted_peak_bytes(plan: &Plan, graph: &ModelGraph, workload: &Workload, text_bytes: Option<u64>) -> u64 {
+    match plan.device {
+        DeviceSpec::Cpu { .. } => MemoryEstimate::new(plan, graph, workload, text_bytes).peak_bytes(),
+        DeviceSpec::Cuda { .. } => CardMemoryEstimate::new(plan, graph, workload).peak_bytes(),
+    }
+}
+
 /// Whether the variant holds a layer of its own in the place of the reference's.
-fn is_changed(plan: &Plan, graph: &ModelGraph, index: usize) -> bool {
+pub(super) fn is_changed(plan: &Plan, graph: &ModelGraph, index: usize) -> bool {
     let (planned, layer) = (&plan.layers[index], &graph.layers[index]);
     planned.shape.is_some_and(|shape| shape != layer.shape || !planned.settings.is_reference())
 }
 
-fn n_weights(layer: &LayerPlan) -> u64 {
+pub(super) fn n_weights(layer: &LayerPlan) -> u64 {
     layer.shape.map_or(0, |[rows, row_len]| rows as u64 * row_len as u64)
 }
 
@@ -157,7 +167,12 @@ fn workspace_row(config: &LlamaConfig, shape: BlockShape) -> u64 {
 }
 
 /// Bytes of one token's keys and values in every block.
-fn kv_row(config: &LlamaConfig, blocks: impl Iterator<Item = BlockShape>, keys: KvFormat, values: KvFormat) -> u64 {
+pub(super) fn kv_row(
+    config: &LlamaConfig,
+    blocks: impl Iterator<Item = BlockShape>,
+    keys: KvFormat,
+    values: KvFormat,
+) -> u64 {
     let bytes = |format: KvFormat, n: usize| (n * format.block_bytes() / format.block_len()) as u64;
     let row = |shape: BlockShape| shape.n_kv_heads * config.head_dim;
     blocks.map(|shape| bytes(keys, row(shape)) + bytes(values, row(shape))).sum()

@@ -5,6 +5,7 @@
 //! **Invariants.** [`StudyEvent`] is the worker's report, the journal's record and the input of every plot: the live view,
 //! a reopened study and a test fixture are the same fold, [`Study::apply`]. A failed trial is a result.
 
+mod card_memory;
 mod compression;
 mod energy;
 mod event;
@@ -20,6 +21,7 @@ mod strategy;
 mod study;
 mod trial;
 
+pub use card_memory::CardMemoryEstimate;
 pub use compression::{CalibrationReport, CompressionReport, LayerReport};
 pub use energy::{Energy, EnergySource};
 pub use event::{Arm, EndReason, Phase, StudyEvent, StudyHeader};
@@ -27,7 +29,7 @@ pub use live::LiveSeries;
 pub use measurement::{
     Caution, Conditions, Disturbance, Estimate, Measurements, Memory, PhaseSpeed, Quality, Ratio, Speed, WindowScore,
 };
-pub use memory::MemoryEstimate;
+pub use memory::{MemoryEstimate, predicted_peak_bytes};
 pub use pareto::{Objective, pareto_front};
 pub use profile::{
     Ceilings, MemoryLevel, OperationProfile, PassKind, PassProfile, ProfileReport, ProfileWorkload, ReadCeiling,

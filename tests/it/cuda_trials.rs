@@ -100,6 +100,7 @@ fn every_kind_of_format_has_the_processor_s_quality_on_a_card() {
         assert!(found.products.contains_key(product), "{product}: {:?}", found.products);
         assert!(found.products.keys().all(|product| product.ends_with("(cuda)")), "{:?}", found.products);
         assert!(found.memory.peak_gpu_bytes.is_some_and(|bytes| bytes > 0), "{product}");
+        predicted(&found, product);
         let (found, expected) = (found.quality.unwrap(), expected.quality.unwrap());
         for (found, expected) in found.windows.iter().zip(&expected.windows) {
             let pairs =
@@ -126,6 +127,7 @@ fn windows_go_through_the_library_where_it_is_found() {
         let spec = toy.quality(number as u32, &recipe, CARD);
         let [found, expected] = [&mut with, &mut without].map(|worker| measured(run(worker, &spec).outcome));
         assert!(found.products.contains_key(product), "{product}: {:?}", found.products);
+        predicted(&found, product);
         let (found, expected) = (found.quality.unwrap(), expected.quality.unwrap());
         for (found, expected) in found.windows.iter().zip(&expected.windows) {
             let distance = (found.nll - expected.nll).abs();
@@ -202,6 +204,12 @@ fn a_study_goes_on_behind_a_fault_with_the_same_numbers() {
         }
     }
     assert_eq!(n_failed, 1);
+}
+
+/// The memory of the card was known before within a tenth.
+fn predicted(found: &Measurements, product: &str) {
+    let ratio = found.memory.prediction_ratio().unwrap();
+    assert!((0.9..1.1).contains(&ratio), "{product}: {ratio} {:?}", found.memory);
 }
 
 fn measured(outcome: Outcome) -> Measurements {

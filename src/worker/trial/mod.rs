@@ -21,8 +21,8 @@ use crate::nn::{Llama, NnError};
 use crate::recipe::{Plan, Recipe};
 use crate::runtime::{ModelStore, Place, Placed, RuntimeError, Sampling};
 use crate::study::{
-    Caution, Ceilings, Disturbance, Failure, FailureKind, Measurements, MemoryEstimate, Phase, ProfileReport,
-    ProfileWorkload, SampleWorkload, StudyEvent, TrialSpec, Workload,
+    CardMemoryEstimate, Caution, Ceilings, Disturbance, Failure, FailureKind, Measurements, MemoryEstimate, Phase,
+    ProfileReport, ProfileWorkload, SampleWorkload, StudyEvent, TrialSpec, Workload,
 };
 use crate::telemetry::{ConditionsProbe, memory};
 use crate::worker::serve::{Executor, Sink};
@@ -148,13 +148,9 @@ impl Executor for TrialExecutor {
         cautions.extend(plan_cautions(&plan));
         cautions.extend(timed.as_ref().and_then(|timed| disturbed(&timed.disturbance, timed.repeats)));
         let speed = timed.map(|timed| timed.speed);
-        let mut known = measurements(&plan, &variant, report, conditions);
-        let predicted = || predicted_bytes(&plan, &open.store, &spec.workload);
-        known.memory.predicted_peak_bytes = (!placed.is_on_card()).then(predicted);
+        let mut known = measurements(&plan, &variant, report, conditions, Some(&placed));
+        known.memory.predicted_peak_bytes = Some(open.predicted_bytes(&plan, &spec.workload));
         known.memory.peak_gpu_bytes = open.place.peak_bytes();
-        if let Some((products, held_bytes)) = placed.on_card() {
-            (known.products, known.memory.held_bytes) = (products, held_bytes);
-        }
         let measurements = Measurements { quality, dequantized_quality, speed, energy, sample_text, ..known };
         Ok((measurements, cautions))
     }
@@ -200,6 +196,21 @@ impl Open {
             return Ok(self.reference.clone());
         }
         self.place.put(model).map_err(failure)
+    }
+
+    /// What the trial's peak was to be, by what was known before it ran.
+    fn predicted_bytes(&self, plan: &Plan, workload: &Workload) -> u64 {
+        let graph = self.store.checkpoint().graph();
+        match plan.device {
+            DeviceSpec::Cpu { .. } => {
+                let text = workload.quality.as_ref().and_then(|quality| std::fs::metadata(&quality.data).ok());
+                MemoryEstimate::new(plan, graph, workload, text.map(|text| text.len())).running_bytes()
+            }
+            DeviceSpec::Cuda { .. } => {
+                let found = CardMemoryEstimate::new(plan, graph, workload);
+                found.peak_bytes() - if self.place.has_library() { 0 } else { found.library_bytes }
+            }
+        }
     }
 
     fn bos(&self) -> Option<u32> {
@@ -273,13 +284,6 @@ fn resolve(recipe: &Recipe, store: &ModelStore, device: DeviceSpec) -> Result<Pl
 fn open_files(dir: &Path) -> Option<Store> {
     let store = Store::open(dir, DEFAULT_BUDGET_BYTES);
     store.inspect_err(|error| log::warn!("results are not kept for later: {error}: {}", dir.display())).ok()
-}
-
-/// What the trial's peak was to be, by what was known before it ran.
-fn predicted_bytes(plan: &Plan, store: &ModelStore, workload: &Workload) -> u64 {
-    let text = workload.quality.as_ref().and_then(|quality| std::fs::metadata(&quality.data).ok());
-    let graph = store.checkpoint().graph();
-    MemoryEstimate::new(plan, graph, workload, text.map(|text| text.len())).running_bytes()
 }
 
 fn has_blocks(plan: &Plan) -> bool {

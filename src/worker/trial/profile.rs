@@ -48,7 +48,7 @@ impl Open {
         let conditions = conditions.finish(threads);
         cautions.extend(plan_cautions(&plan));
         cautions.extend(disturbed(&seen, 0));
-        let measurements = measurements(&plan, &variant, report, conditions.clone());
+        let measurements = measurements(&plan, &variant, report, conditions.clone(), None);
         Ok((measurements, cautions, ProfileReport { passes, ceilings, conditions }))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::model::{Layer, ModelGraph};
 use crate::recipe::{BlockCut, BlockPart, BlockScore, LayerPlan, Plan, Recipe};
-use crate::runtime::{CalibrationText, MadeLayer, Variant, Watch};
+use crate::runtime::{CalibrationText, MadeLayer, Placed, Variant, Watch};
 use crate::study::{
     CalibrationReport, Caution, CompressionReport, Failure, LayerReport, Measurements, Memory, Phase, StudyEvent,
     TrialSpec,
@@ -64,7 +64,7 @@ impl Open {
         let Built { plan, variant, report, mut cautions } = self.build(spec, Some(out), sink)?;
         let conditions = probe.finish(threads);
         cautions.extend(plan_cautions(&plan));
-        let measurements = measurements(&plan, &variant, report, conditions);
+        let measurements = measurements(&plan, &variant, report, conditions, None);
         Ok((measurements, cautions))
     }
 }
@@ -87,19 +87,24 @@ fn made_whole(plan: &Plan, graph: &ModelGraph) -> Option<String> {
 }
 
 /// What is known of a variant before anything is measured.
+///
+/// - `placed`: the variant where it runs; `None` where it does not
 pub(super) fn measurements(
     plan: &Plan,
     variant: &Variant,
     compression: Option<CompressionReport>,
     conditions: crate::study::Conditions,
+    placed: Option<&Placed>,
 ) -> Measurements {
+    let on_host = || (variant.products(), variant.held_bytes());
+    let (products, held_bytes) = placed.and_then(Placed::on_card).unwrap_or_else(on_host);
     Measurements {
         quality: None,
         dequantized_quality: None,
         speed: None,
         memory: Memory {
             weight_bytes: variant.weight_bytes,
-            held_bytes: variant.held_bytes(),
+            held_bytes,
             peak_rss_bytes: memory::peak_resident_bytes(),
             peak_gpu_bytes: None,
             predicted_peak_bytes: None,
@@ -107,7 +112,7 @@ pub(super) fn measurements(
         energy: None,
         bits_per_weight: variant.bits_per_weight,
         simulated_layers: plan.n_simulated() as u32,
-        products: variant.products(),
+        products,
         compressed_layers: variant.compressed_layers(),
         compress_secs: variant.compress_secs,
         compression,

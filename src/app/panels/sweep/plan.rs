@@ -5,6 +5,7 @@ use egui::{Panel, ProgressBar, RichText, Ui};
 use crate::app::actions;
 use crate::app::context::ViewContext;
 use crate::app::theme::Mark;
+use crate::device::DeviceSpec;
 use crate::study::{EndReason, Phase};
 use crate::units;
 
@@ -71,7 +72,14 @@ fn peak_ui(cx: &ViewContext<'_>, ui: &mut Ui) {
     let words = &cx.words.sweep;
     let Some((peak, recipe)) = &cx.plan.peak else { return };
     let newest = cx.telemetry.history.last();
-    let free = newest.and_then(|sample| Some(sample.memory_total_bytes?.saturating_sub(sample.memory_used_bytes?)));
+    let free = match cx.device {
+        DeviceSpec::Cpu { .. } => {
+            newest.and_then(|sample| Some(sample.memory_total_bytes?.saturating_sub(sample.memory_used_bytes?)))
+        }
+        DeviceSpec::Cuda { .. } => {
+            cx.devices.iter().find(|info| info.spec == cx.device).and_then(|info| info.memory_bytes)
+        }
+    };
     let short = free.filter(|free| peak > free);
     let (text, color) = match short {
         Some(free) => ((words.peak_short)(&units::bytes(*peak), &units::bytes(free)), cx.theme.warn),
