@@ -71,9 +71,10 @@ pub(super) fn as_text(study: &Study) -> String {
     });
     text.push_str(&bases(study));
     let front = pareto_front(study, Objective::WeightBytes, Objective::Kl);
+    let is_shared = study.header.as_ref().is_some_and(|header| !header.spec.also_on.is_empty());
     let rows = study.trials.iter().map(|(id, trial)| {
         let mark = if front.contains(id) { "*" } else { "" };
-        row(format!("{id}{mark}"), trial)
+        row(format!("{id}{mark}"), trial, is_shared)
     });
     text.push_str(&table(&COLUMNS, rows));
     text.push_str("\n* on the front of KL against bytes   ± half a 95 % interval   ≈ simulated, not its own speed");
@@ -100,8 +101,11 @@ fn bases(study: &Study) -> String {
     bases.concat()
 }
 
-fn row(id: String, trial: &Trial) -> Vec<String> {
-    let name = trial.spec.recipe.name.clone();
+fn row(id: String, trial: &Trial, is_shared: bool) -> Vec<String> {
+    let mut name = trial.spec.recipe.name.clone();
+    if is_shared {
+        name = format!("{name} · {}", trial.spec.device.label());
+    }
     match &trial.state {
         TrialState::Running => vec![id, format!("{name} (unfinished)")],
         TrialState::Finished { outcome: Outcome::Failed(failure), .. } => {
@@ -127,6 +131,6 @@ fn number_cells(id: String, name: String, measurements: &Measurements) -> Vec<St
         of_quality(|quality| units::percent(quality.top1_agreement.value)),
         speed.map_or_else(String::new, |speed| format!("{mark}{}", interval(&speed.decode.tokens_per_second))),
         speed.map_or_else(String::new, |speed| format!("{mark}{}", interval(&speed.prefill.tokens_per_second))),
-        measurements.memory.peak_rss_bytes.map_or_else(String::new, |bytes| format!("{mark}{}", units::bytes(bytes))),
+        measurements.memory.peak_bytes().map_or_else(String::new, |bytes| format!("{mark}{}", units::bytes(bytes))),
     ]
 }

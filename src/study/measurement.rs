@@ -173,9 +173,14 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// The measured peak of the device's memory: the card's on a card, else the worker's resident one.
+    pub fn peak_bytes(&self) -> Option<u64> {
+        self.peak_gpu_bytes.or(self.peak_rss_bytes)
+    }
+
     /// The predicted peak over the measured one.
     pub fn prediction_ratio(&self) -> Option<f64> {
-        let measured = self.peak_gpu_bytes.or(self.peak_rss_bytes).filter(|bytes| *bytes > 0)?;
+        let measured = self.peak_bytes().filter(|bytes| *bytes > 0)?;
         Some(self.predicted_peak_bytes? as f64 / measured as f64)
     }
 }

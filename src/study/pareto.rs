@@ -55,7 +55,7 @@ impl Objective {
                 measurements.speed.as_ref().filter(|_| own).map(|speed| speed.prefill.latency_secs.value)
             }
             Self::WeightBytes => Some(measurements.memory.weight_bytes as f64),
-            Self::PeakMemory => measurements.memory.peak_rss_bytes.filter(|_| own).map(|bytes| bytes as f64),
+            Self::PeakMemory => measurements.memory.peak_bytes().filter(|_| own).map(|bytes| bytes as f64),
             Self::DecodeEnergy => measurements
                 .energy
                 .as_ref()

@@ -10,6 +10,7 @@ use crate::app::plots::paint::{cell_job, quiet, tokens};
 use crate::app::plots::settings_difference::{settings_differences, whole_differences};
 use crate::app::theme::Mark;
 use crate::app::words::ResultsWords;
+use crate::device::DeviceSpec;
 use crate::recipe::Recipe;
 use crate::study::{Conditions, Measurements, Outcome, Study, Trial, TrialId, TrialState};
 use crate::units::{change, duration, interval, significant};
@@ -60,6 +61,9 @@ pub fn card_ui(cx: &ViewContext<'_>, ui: &mut Ui, id: TrialId, words: &ResultsWo
         }
         ui.label(RichText::new(title(cx.study, id)).strong().color(tokens.text_strong));
     });
+    if let DeviceSpec::Cuda { .. } = trial.spec.device {
+        ui.label(quiet(trial.spec.device.label(), tokens));
+    }
     settings_ui(cx, ui, trial, words);
     match &trial.state {
         TrialState::Running => {

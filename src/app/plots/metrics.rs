@@ -69,7 +69,7 @@ impl Metric {
         match self {
             Self::Bytes => Some(mib(measurements.memory.weight_bytes)),
             Self::Bits => Some(measurements.bits_per_weight),
-            Self::Peak => measurements.memory.peak_rss_bytes.map(mib),
+            Self::Peak => measurements.memory.peak_bytes().map(mib),
             _ => self.estimate(measurements).map(|estimate| estimate.value),
         }
     }

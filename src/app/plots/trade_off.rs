@@ -184,7 +184,7 @@ fn was_measured(objective: Objective, measurements: &Measurements) -> bool {
         Objective::Kl | Objective::PerplexityIncrease => measurements.quality.is_some(),
         Objective::DecodeLatency | Objective::PrefillLatency => measurements.speed.is_some(),
         Objective::WeightBytes => true,
-        Objective::PeakMemory => measurements.memory.peak_rss_bytes.is_some(),
+        Objective::PeakMemory => measurements.memory.peak_bytes().is_some(),
         Objective::DecodeEnergy => {
             measurements.energy.as_ref().is_some_and(|energy| energy.decode_joules_per_token.is_some())
         }

@@ -176,7 +176,7 @@ fn memory(shown: &[Shown<'_>]) -> Vec<String> {
         .iter()
         .filter(|shown| !shown.is_masked)
         .filter_map(|shown| {
-            let bytes = shown.measurements.memory.peak_rss_bytes?;
+            let bytes = shown.measurements.memory.peak_bytes()?;
             Some(sized(shown, bytes, shown.measurements.simulated_layers == 0, ""))
         })
         .collect();

@@ -108,7 +108,7 @@ fn number_cells(id: TrialId, trial: &Trial, measurements: &Measurements) -> Vec<
             format!("{mark}{}{verdict}", units::ratio(ratio.value))
         }),
         speed.map_or_else(absent, |speed| rate(&speed.prefill)),
-        measurements.memory.peak_rss_bytes.map_or_else(absent, |bytes| format!("{mark}{}", units::bytes(bytes))),
+        measurements.memory.peak_bytes().map_or_else(absent, |bytes| format!("{mark}{}", units::bytes(bytes))),
         cautions(trial),
     ]
 }
