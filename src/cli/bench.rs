@@ -8,7 +8,7 @@ use crate::cli::peers::{self, Peer};
 use crate::cli::table::{Column, numbers, table, words};
 use crate::cli::trial::{self, Ran, say_cautions};
 use crate::cli::{Verdict, compression, open};
-use crate::study::{Estimate, Measurements, PhaseSpeed, Speed, SpeedWorkload, Workload};
+use crate::study::{DecodeLimits, Estimate, Measurements, PhaseSpeed, Speed, SpeedWorkload, Workload};
 use crate::units;
 
 const COLUMNS: [Column; 9] = [
@@ -127,6 +127,7 @@ fn as_json(ran: &Ran, measurements: &Measurements, speed: &Speed) -> Value {
         "decode_tokens": speed.decode_tokens,
         "prefill": phase_json(&speed.prefill),
         "decode": phase_json(&speed.decode),
+        "decode_limits": speed.limits.map(|limits| limits_json(limits, speed.decode.latency_secs.value)),
         "weight_bytes": measurements.memory.weight_bytes,
         "held_bytes": measurements.memory.held_bytes,
         "peak_rss_bytes": measurements.memory.peak_rss_bytes,
@@ -150,6 +151,31 @@ fn as_json(ran: &Ran, measurements: &Measurements, speed: &Speed) -> Value {
         "conditions": measurements.conditions,
         "cautions": ran.cautions.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
+}
+
+fn limits_json(limits: DecodeLimits, token_secs: f64) -> Value {
+    json!({
+        "bytes_per_token": limits.bytes_per_token,
+        "memory": limits.memory.label(),
+        "bytes_per_second": limits.bytes_per_second,
+        "bandwidth_share": limits.bytes_secs() / token_secs,
+        "launches_per_token": limits.launches_per_token,
+        "launch_secs": limits.launch_secs,
+        "launch_share": limits.launches_secs() / token_secs,
+    })
+}
+
+fn limits_text(limits: DecodeLimits, token_secs: f64) -> String {
+    format!(
+        "decode reads {} a token: {} of the {} measured ({}); its {} launches of {} take {} of it",
+        units::bytes(limits.bytes_per_token),
+        units::percent(limits.bytes_secs() / token_secs),
+        units::per_second(limits.bytes_per_second, "B/s"),
+        limits.memory.label(),
+        units::count(limits.launches_per_token),
+        units::duration(limits.launch_secs),
+        units::percent(limits.launches_secs() / token_secs),
+    )
 }
 
 fn phase_json(phase: &PhaseSpeed) -> Value {
@@ -191,6 +217,10 @@ fn as_text(ran: &Ran, measurements: &Measurements, speed: &Speed) -> String {
         ("prefill", phase_text(&speed.prefill, speed.prompt_tokens, "prompt")),
         ("decode", phase_text(&speed.decode, speed.decode_tokens, "token")),
         (
+            "bandwidth",
+            speed.limits.map_or_else(String::new, |limits| limits_text(limits, speed.decode.latency_secs.value)),
+        ),
+        (
             "weights",
             format!(
                 "{}, {} bits a weight",
@@ -202,6 +232,7 @@ fn as_text(ran: &Ran, measurements: &Measurements, speed: &Speed) -> String {
         ("energy", energy_text(measurements)),
         ("what ran", products.join(", ")),
     ];
+    lines.retain(|(_, value)| !value.is_empty());
     lines.extend(compression::lines(measurements));
     lines.into_iter().map(|(name, value)| format!("{name:<11} {value}")).collect::<Vec<_>>().join("\n")
 }

@@ -6,11 +6,12 @@ use std::ffi::{CString, c_void};
 
 use cudarc::driver::result;
 use cudarc::driver::sys::{
-    CUdevice, CUfunction, CUgraph, CUgraphExec, CUgraphInstantiate_flags, CUmodule, CUstream, CUstreamCaptureMode,
+    CUdevice, CUevent, CUevent_flags, CUfunction, CUgraph, CUgraphExec, CUgraphInstantiate_flags, CUmodule, CUstream,
+    CUstreamCaptureMode,
 };
 
 use crate::cuda::CudaError;
-use crate::cuda::card::{Card, Launch, Recorded};
+use crate::cuda::card::{Card, Launch, Recorded, Traits};
 use crate::cuda::driver;
 
 /// The kernels for every card that has code, compiled by the build script.
@@ -33,6 +34,9 @@ pub(super) struct DriverCard {
     stream: CUstream,
     functions: RefCell<BTreeMap<String, CUfunction>>,
     graphs: RefCell<BTreeMap<usize, CUgraphExec>>,
+    /// Events by their numbers, kept for the next profile.
+    marks: RefCell<Vec<CUevent>>,
+    launches: Cell<u64>,
     /// Launches only look their kernels up: the driver may load code then, which it must not while it records.
     is_rehearsing: Cell<bool>,
     /// Whether anything was asked since it was last waited for.
@@ -41,7 +45,7 @@ pub(super) struct DriverCard {
     kept: RefCell<Vec<Box<[u8]>>>,
     allocated: Cell<(u64, u64)>,
     /// Released last.
-    _context: Context,
+    context: Context,
 }
 
 /// The context of a card that all of a process share, current on this thread.
@@ -86,8 +90,21 @@ impl DriverCard {
         // SAFETY: the image is a whole file of nvcc's, aligned, and static.
         let module = unsafe { result::module::load_data((&raw const KERNELS).cast::<c_void>()) }?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
-        let (functions, graphs, is_rehearsing, is_busy, kept, allocated) = Default::default();
-        Ok(Self { module, stream, functions, graphs, is_rehearsing, is_busy, kept, allocated, _context: context })
+        let (functions, graphs, marks, launches) = Default::default();
+        let (is_rehearsing, is_busy, kept, allocated) = Default::default();
+        Ok(Self {
+            module,
+            stream,
+            functions,
+            graphs,
+            marks,
+            launches,
+            is_rehearsing,
+            is_busy,
+            kept,
+            allocated,
+            context,
+        })
     }
 
     fn function(&self, name: &str) -> Result<CUfunction, CudaError> {
@@ -160,6 +177,7 @@ impl Card for DriverCard {
         let mut args: Vec<*mut c_void> =
             launch.args.iter().map(|arg| std::ptr::from_ref(arg).cast_mut().cast::<c_void>()).collect();
         self.is_busy.set(true);
+        self.launches.set(self.launches.get() + 1);
         let [x, y, z] = launch.grid.map(|size| u32::try_from(size).unwrap_or(u32::MAX));
         // SAFETY: the kernel reads as many parameters of eight bytes as it has; callers pass addresses of buffers that
         // they keep and lengths that fit them, as each kernel's contract says. Parameters are copied by the call.
@@ -210,6 +228,31 @@ impl Card for DriverCard {
         Ok(())
     }
 
+    fn mark(&self, number: usize) -> Result<(), CudaError> {
+        let mut marks = self.marks.borrow_mut();
+        while marks.len() <= number {
+            marks.push(result::event::create(CUevent_flags::CU_EVENT_DEFAULT)?);
+        }
+        self.is_busy.set(true);
+        // SAFETY: event and stream live as long as the card.
+        Ok(unsafe { result::event::record(marks[number], self.stream) }?)
+    }
+
+    fn nanos_between(&self, from: usize, to: usize) -> Result<u64, CudaError> {
+        let marks = self.marks.borrow();
+        // SAFETY: events live as long as the card; the driver says when they were not reached.
+        let millis = unsafe { result::event::elapsed(marks[from], marks[to]) }?;
+        Ok((f64::from(millis.max(0.0)) * 1e6).round() as u64)
+    }
+
+    fn launches(&self) -> u64 {
+        self.launches.get()
+    }
+
+    fn traits(&self) -> Result<Traits, CudaError> {
+        driver::traits(self.context.0)
+    }
+
     fn allocated_bytes(&self) -> (u64, u64) {
         self.allocated.get()
     }
@@ -223,6 +266,10 @@ impl Card for DriverCard {
 impl Drop for DriverCard {
     fn drop(&mut self) {
         // Texts have forgotten their steps. What fails here fails because the context is gone already.
+        for event in self.marks.take() {
+            // SAFETY: an event of ours, destroyed once.
+            unsafe { result::event::destroy(event) }.unwrap_or_default();
+        }
         // SAFETY: no buffer is left: each holds a reference to the card.
         unsafe { result::stream::destroy(self.stream) }.unwrap_or_default();
         // SAFETY: as above.

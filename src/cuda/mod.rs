@@ -10,6 +10,7 @@
 #![expect(unsafe_code, reason = "the driver is a C library, and what it is given are addresses on a card")]
 
 mod card;
+mod ceilings;
 mod device;
 mod driver;
 mod driver_card;
@@ -26,6 +27,9 @@ mod matrix;
 mod model;
 #[cfg(test)]
 mod model_tests;
+mod profile;
+#[cfg(test)]
+mod profile_tests;
 mod score;
 mod text;
 

@@ -9,6 +9,7 @@ mod compression;
 mod energy;
 mod event;
 pub mod journal;
+mod limits;
 mod live;
 mod measurement;
 mod memory;
@@ -23,6 +24,7 @@ mod trial;
 pub use compression::{CalibrationReport, CompressionReport, LayerReport};
 pub use energy::{Energy, EnergySource};
 pub use event::{Arm, EndReason, Phase, StudyEvent, StudyHeader};
+pub use limits::DecodeLimits;
 pub use live::LiveSeries;
 pub use measurement::{
     Caution, Conditions, Disturbance, Estimate, Measurements, Memory, PhaseSpeed, Quality, Ratio, Speed, WindowScore,
@@ -30,7 +32,8 @@ pub use measurement::{
 pub use memory::MemoryEstimate;
 pub use pareto::{Objective, pareto_front};
 pub use profile::{
-    Ceilings, MemoryLevel, OperationProfile, PassKind, PassProfile, ProfileReport, ProfileWorkload, ReadCeiling,
+    CardDescription, Ceilings, MemoryLevel, OperationProfile, PassKind, PassProfile, ProfileReport, ProfileWorkload,
+    ReadCeiling,
 };
 pub use spec::{
     Axis, Budget, Limits, Protocol, QualityWorkload, SampleWorkload, SpeedWorkload, StrategySpec, StudySpec, Workload,

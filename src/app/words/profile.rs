@@ -61,8 +61,8 @@ pub struct ProfileWords {
     pub operation: fn(Operation) -> &'static str,
     pub group: fn(OperationGroup) -> &'static str,
     pub bound: fn(Bound) -> &'static str,
-    /// Share of the time, then what is reached and the ceiling over it where there are such.
-    pub bottleneck: fn(Bound, &str, Option<(&str, &str)>) -> String,
+    /// Share of the time, what is reached and the ceiling over it where there are such, and the cost of a launch.
+    pub bottleneck: fn(Bound, &str, Option<[&str; 2]>, &str) -> String,
     pub ceilings: fn(&str) -> String,
 }
 
@@ -125,17 +125,21 @@ impl ProfileWords {
         operation: Operation::name,
         group: OperationGroup::name,
         bound: Bound::name,
-        bottleneck: |bound, time, figures| {
-            let figures = figures.map_or_else(String::new, |(reached, ceiling)| format!(" at {reached} of {ceiling}"));
+        bottleneck: |bound, time, figures, launch| {
+            let figures = figures.map_or_else(String::new, |[reached, ceiling]| format!(" at {reached} of {ceiling}"));
             match bound {
-                Bound::Memory => format!("Memory bandwidth: {time} of the time waits for main memory{figures}"),
+                Bound::Memory => format!("Memory bandwidth: {time} of the time waits for memory{figures}"),
                 Bound::Cache => format!("Cache bandwidth: {time} of the time waits for caches{figures}"),
                 Bound::Compute => format!("Compute: {time} of the time multiplies{figures}"),
                 Bound::Overhead => {
                     format!("Host overhead: {time} of the time goes to operations too short to come near a ceiling")
                 }
+                Bound::Launches => {
+                    format!("Launches: {time} of the time goes to operations too short for a launch of {launch}")
+                }
+                Bound::Host => format!("Host: the card is without work for {time} of the time"),
             }
         },
-        ceilings: |threads| format!("ceilings measured on {threads}, best of several runs"),
+        ceilings: |device| format!("ceilings measured on {device}, best of several runs"),
     };
 }

@@ -195,6 +195,7 @@ const Entry ENTRIES[] = {
     FORMATS(ENTRIES_OF) ENTRY(round_rows) ENTRY(product_tokens_1) ENTRY(product_tokens_8) ENTRY(rms_norm)
     ENTRY(rotate_and_store_f32) ENTRY(rotate_and_store_f16) ENTRY(gate) ENTRY(attend_f32) ENTRY(attend_f16)
     ENTRY(combine) ENTRY(divergence) ENTRY(choose)
+    ENTRY(read_again) ENTRY(multiply_adds) ENTRY(dot_products) ENTRY(nothing)
 };
 
 }  // namespace

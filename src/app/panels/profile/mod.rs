@@ -248,8 +248,9 @@ fn summary_ui(shown: &Shown<'_>, ui: &mut Ui) {
     let unit = if found.bound == Bound::Compute { "FLOP/s" } else { "B/s" };
     let figures = found.reached.zip(found.ceiling).map(|(reached, ceiling)| [reached, ceiling]);
     let figures = figures.map(|figures| figures.map(|figure| per_second(figure, unit)));
-    let figures = figures.as_ref().map(|[reached, ceiling]| (reached.as_str(), ceiling.as_str()));
-    let text = (shown.cx.words.profile.bottleneck)(found.bound, &percent(found.time_share), figures);
+    let figures = figures.as_ref().map(|figures| figures.each_ref().map(String::as_str));
+    let launch = duration(shown.report.ceilings.hand_over_secs);
+    let text = (shown.cx.words.profile.bottleneck)(found.bound, &percent(found.time_share), figures, &launch);
     ui.add(Label::new(RichText::new(text).color(shown.cx.theme.text_strong)).wrap());
 }
 
