@@ -22,6 +22,8 @@ const COLUMNS: [Column; 9] = [
     numbers("a token"),
     numbers("× reference"),
 ];
+/// Of the bandwidth that a card reached, in decoding: the last column where there is a card.
+const BANDWIDTH: Column = numbers("of bandwidth");
 
 pub(super) fn run(args: &BenchArgs, out: &mut Out) -> anyhow::Result<Verdict> {
     let speed = SpeedWorkload { prompt: args.prompt, decode: args.decode, repetitions: args.repetitions };
@@ -84,7 +86,9 @@ fn print(ran: &[Ran], peers: &[Peer], args: &BenchArgs, out: &mut Out) -> anyhow
         }
     } else {
         let rows = ran.iter().map(row).chain(peers.iter().map(Peer::row));
-        out.data(&table(&COLUMNS, rows))?;
+        let is_on_card = ran.iter().filter_map(timed).any(|(_, speed)| speed.limits.is_some());
+        let columns = [&COLUMNS[..], if is_on_card { &[BANDWIDTH] } else { &[] }].concat();
+        out.data(&table(&columns, rows))?;
         for peer in peers {
             out.data(&peer.note())?;
         }
@@ -103,7 +107,7 @@ fn row(ran: &Ran) -> Vec<String> {
     let simulated = if measurements.simulated_layers > 0 { " (simulated)" } else { "" };
     let ratio = |phase: &PhaseSpeed| phase.ratio.map_or_else(String::new, |ratio| units::ratio(ratio.value));
     let [prefill, decode] = [&speed.prefill, &speed.decode];
-    vec![
+    let mut cells = vec![
         format!("{}{simulated}", ran.recipe.name),
         units::significant(measurements.bits_per_weight, 4),
         units::bytes(measurements.memory.weight_bytes),
@@ -113,7 +117,10 @@ fn row(ran: &Ran) -> Vec<String> {
         rate(decode),
         units::duration(decode.latency_secs.value),
         ratio(decode),
-    ]
+    ];
+    let share = |limits: DecodeLimits| units::percent(limits.bytes_secs() / decode.latency_secs.value);
+    cells.extend(speed.limits.map(share));
+    cells
 }
 
 fn rate(phase: &PhaseSpeed) -> String {
@@ -167,7 +174,7 @@ fn limits_json(limits: DecodeLimits, token_secs: f64) -> Value {
 
 fn limits_text(limits: DecodeLimits, token_secs: f64) -> String {
     format!(
-        "decode reads {} a token: {} of the {} measured ({}); its {} launches of {} take {} of it",
+        "decode reads {} a token: {} of the {} measured ({}); its {} launches of {} take {} of its time",
         units::bytes(limits.bytes_per_token),
         units::percent(limits.bytes_secs() / token_secs),
         units::per_second(limits.bytes_per_second, "B/s"),

@@ -204,3 +204,25 @@ fn ceilings_take_the_room_that_is_there() {
         assert_eq!(twin.holds(), (0, 0), "events too");
     }
 }
+
+#[test]
+fn a_fault_while_ceilings_are_measured_or_a_pass_is_marked_leaves_nothing() {
+    let twin = Twin::new();
+    // Reading, arithmetic and launches, recorded ones too: each run has hundreds.
+    for number in [1, 20, 200, 2000, 4000] {
+        twin.begin(&format!("fault=launch:{number}:700"));
+        let device = Device::open(0).unwrap();
+        assert!(matches!(device.ceilings(), Err(CudaError::Fault(_))), "{number}");
+        drop(device);
+        assert_eq!(twin.holds(), (0, 0), "{number}");
+    }
+    for number in [1, 9] {
+        twin.begin(&format!("fault=launch:{number}:700"));
+        let device = Device::open(0).unwrap();
+        let model = device.model(&toy().model()).unwrap();
+        let mut text = Text::new(&model, 16).unwrap();
+        assert!(matches!(text.run_marked(&[3, 1, 4]), Err(CudaError::Fault(_))), "{number}");
+        drop((text, model, device));
+        assert_eq!(twin.holds(), (0, 0), "{number}");
+    }
+}

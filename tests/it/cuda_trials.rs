@@ -83,6 +83,9 @@ fn a_variant_is_timed_on_a_card() {
     assert_eq!(limits["memory"], "memory", "more bytes than the twin's cache has");
     let said = text(&trimtab("", &[&["bench", path, "--recipe", "q8_0"], &options[..8]].concat()));
     assert!(said.contains("bandwidth   decode reads ") && said.contains(" a token: "), "{said}");
+    let several =
+        text(&trimtab("", &[&["bench", path, "--recipe", "q8_0", "--recipe", "bf16"], &options[..8]].concat()));
+    assert!(several.contains("of bandwidth"), "{several}");
 }
 
 #[test]

@@ -37,7 +37,10 @@ impl Open {
         let passes = passes.collect::<Result<Vec<_>, _>>()?;
         let seen = disturbance.look();
         let ceilings = self.ceilings(threads)?;
-        ceilings.take_in(&passes);
+        // A card is not shared as threads are, and its tensor cores are not under the ceilings that were measured.
+        if ceilings.card.is_none() {
+            ceilings.take_in(&passes);
+        }
         let ceilings = ceilings.clone();
         let conditions = conditions.finish(threads);
         cautions.extend(plan_cautions(&plan));

@@ -14,7 +14,7 @@ use crate::app::plots::profile::{PassView, Sort};
 use crate::app::theme::{ROW_HEIGHT, Tokens};
 use crate::app::words;
 use crate::export::profile;
-use crate::measure::roofline::Bound;
+use crate::measure::roofline::{Bound, host_share};
 use crate::model::{ModelGraph, OperationGroup};
 use crate::recipe::Recipe;
 use crate::session::{ModelState, ProfileRequest, ProfileState, Profiling};
@@ -223,6 +223,9 @@ fn heading_ui(shown: &Shown<'_>, ui: &mut Ui, current: usize) -> usize {
         }
         let time = duration(shown.pass.plain_nanos as f64 * 1e-9);
         ui.label(quiet((words.times)(&time, &count(shown.pass.repetitions.into())), tokens));
+        if let Some(share) = host_share(shown.pass) {
+            ui.label(quiet((words.host)(&percent(share)), tokens)).on_hover_text(words.host_hint);
+        }
         if let Some(ratio) = shown.pass.overhead {
             let [low, high] = ratio.ci95.map(|bound| significant(bound, 4));
             let text = format!("{} × ({low}–{high})", significant(ratio.value, 4));
