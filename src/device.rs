@@ -85,6 +85,40 @@ impl GpuDescription {
     }
 }
 
+/// What a card reaches at most, measured on it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CardCeilings {
+    /// The maker's name.
+    pub name: String,
+    /// What its code is made for: `sm_90`.
+    pub instructions: String,
+    /// Its processors.
+    pub multiprocessors: u32,
+    /// Bytes of the cache that they share.
+    pub cache_bytes: u64,
+    /// Reading of that cache; absent where it is not known or has no room.
+    pub cache: Option<CardRead>,
+    /// Reading of its memory; absent where there is no room for a buffer beyond the cache.
+    pub memory: Option<CardRead>,
+    /// Multiplications and additions of single precision a second, outside of tensor cores.
+    pub float_flops: f64,
+    /// Those of 8-bit integers a second, outside of tensor cores.
+    pub int8_ops: f64,
+    /// From one launch of an empty kernel to the next, in seconds.
+    pub launch_secs: f64,
+    /// The same within a recorded step.
+    pub recorded_launch_secs: f64,
+}
+
+/// How fast a card reads a buffer again and again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CardRead {
+    /// Bytes of the buffer.
+    pub buffer_bytes: u64,
+    /// Bytes a second.
+    pub bytes_per_second: f64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

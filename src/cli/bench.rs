@@ -8,7 +8,7 @@ use crate::cli::peers::{self, Peer};
 use crate::cli::table::{Column, numbers, table, words};
 use crate::cli::trial::{self, Ran, say_cautions};
 use crate::cli::{Verdict, compression, open};
-use crate::study::{Estimate, Measurements, PhaseSpeed, Speed, SpeedWorkload, Workload};
+use crate::study::{DecodeLimits, Estimate, Measurements, PhaseSpeed, Speed, SpeedWorkload, Workload};
 use crate::units;
 
 const COLUMNS: [Column; 9] = [
@@ -22,6 +22,8 @@ const COLUMNS: [Column; 9] = [
     numbers("a token"),
     numbers("× reference"),
 ];
+/// Of the bandwidth that a card reached, in decoding: the last column where there is a card.
+const BANDWIDTH: Column = numbers("of bandwidth");
 
 pub(super) fn run(args: &BenchArgs, out: &mut Out) -> anyhow::Result<Verdict> {
     let speed = SpeedWorkload { prompt: args.prompt, decode: args.decode, repetitions: args.repetitions };
@@ -84,7 +86,9 @@ fn print(ran: &[Ran], peers: &[Peer], args: &BenchArgs, out: &mut Out) -> anyhow
         }
     } else {
         let rows = ran.iter().map(row).chain(peers.iter().map(Peer::row));
-        out.data(&table(&COLUMNS, rows))?;
+        let is_on_card = ran.iter().filter_map(timed).any(|(_, speed)| speed.limits.is_some());
+        let columns = [&COLUMNS[..], if is_on_card { &[BANDWIDTH] } else { &[] }].concat();
+        out.data(&table(&columns, rows))?;
         for peer in peers {
             out.data(&peer.note())?;
         }
@@ -103,7 +107,7 @@ fn row(ran: &Ran) -> Vec<String> {
     let simulated = if measurements.simulated_layers > 0 { " (simulated)" } else { "" };
     let ratio = |phase: &PhaseSpeed| phase.ratio.map_or_else(String::new, |ratio| units::ratio(ratio.value));
     let [prefill, decode] = [&speed.prefill, &speed.decode];
-    vec![
+    let mut cells = vec![
         format!("{}{simulated}", ran.recipe.name),
         units::significant(measurements.bits_per_weight, 4),
         units::bytes(measurements.memory.weight_bytes),
@@ -113,7 +117,10 @@ fn row(ran: &Ran) -> Vec<String> {
         rate(decode),
         units::duration(decode.latency_secs.value),
         ratio(decode),
-    ]
+    ];
+    let share = |limits: DecodeLimits| units::percent(limits.bytes_secs() / decode.latency_secs.value);
+    cells.extend(speed.limits.map(share));
+    cells
 }
 
 fn rate(phase: &PhaseSpeed) -> String {
@@ -127,6 +134,7 @@ fn as_json(ran: &Ran, measurements: &Measurements, speed: &Speed) -> Value {
         "decode_tokens": speed.decode_tokens,
         "prefill": phase_json(&speed.prefill),
         "decode": phase_json(&speed.decode),
+        "decode_limits": speed.limits.map(|limits| limits_json(limits, speed.decode.latency_secs.value)),
         "weight_bytes": measurements.memory.weight_bytes,
         "held_bytes": measurements.memory.held_bytes,
         "peak_rss_bytes": measurements.memory.peak_rss_bytes,
@@ -150,6 +158,31 @@ fn as_json(ran: &Ran, measurements: &Measurements, speed: &Speed) -> Value {
         "conditions": measurements.conditions,
         "cautions": ran.cautions.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
+}
+
+fn limits_json(limits: DecodeLimits, token_secs: f64) -> Value {
+    json!({
+        "bytes_per_token": limits.bytes_per_token,
+        "memory": limits.memory.label(),
+        "bytes_per_second": limits.bytes_per_second,
+        "bandwidth_share": limits.bytes_secs() / token_secs,
+        "launches_per_token": limits.launches_per_token,
+        "launch_secs": limits.launch_secs,
+        "launch_share": limits.launches_secs() / token_secs,
+    })
+}
+
+fn limits_text(limits: DecodeLimits, token_secs: f64) -> String {
+    format!(
+        "decode reads {} a token: {} of the {} measured ({}); its {} launches of {} take {} of its time",
+        units::bytes(limits.bytes_per_token),
+        units::percent(limits.bytes_secs() / token_secs),
+        units::per_second(limits.bytes_per_second, "B/s"),
+        limits.memory.label(),
+        units::count(limits.launches_per_token),
+        units::duration(limits.launch_secs),
+        units::percent(limits.launches_secs() / token_secs),
+    )
 }
 
 fn phase_json(phase: &PhaseSpeed) -> Value {
@@ -193,6 +226,10 @@ fn as_text(ran: &Ran, measurements: &Measurements, speed: &Speed) -> String {
         ("prefill", phase_text(&speed.prefill, speed.prompt_tokens, "prompt")),
         ("decode", phase_text(&speed.decode, speed.decode_tokens, "token")),
         (
+            "bandwidth",
+            speed.limits.map_or_else(String::new, |limits| limits_text(limits, speed.decode.latency_secs.value)),
+        ),
+        (
             "weights",
             format!(
                 "{}, {} bits a weight",
@@ -204,6 +241,7 @@ fn as_text(ran: &Ran, measurements: &Measurements, speed: &Speed) -> String {
         ("energy", energy_text(measurements)),
         ("what ran", products.join(", ")),
     ];
+    lines.retain(|(_, value)| !value.is_empty());
     lines.extend(compression::lines(measurements));
     lines.into_iter().map(|(name, value)| format!("{name:<11} {value}")).collect::<Vec<_>>().join("\n")
 }

@@ -150,7 +150,13 @@ fn pass_text(pass: &PassProfile, ceilings: &Ceilings) -> String {
         pass.kind.label(),
         pass.repetitions
     )];
-    lines.extend(roofline::bottleneck(pass, ceilings).map(|found| format!("bottleneck: {}", bottleneck(&found))));
+    lines.extend(pass.card_nanos.zip(roofline::host_share(pass)).map(|(nanos, host)| {
+        let time = duration(nanos as f64 * 1e-9);
+        format!("on the card {time} from the first request on; the host takes {} of a pass alone", percent(host))
+    }));
+    lines.extend(
+        roofline::bottleneck(pass, ceilings).map(|found| format!("bottleneck: {}", bottleneck(&found, ceilings))),
+    );
     let share = |effort: &Effort| percent(effort.secs / all.secs.max(f64::MIN_POSITIVE));
     let rows = roofline::by_operation(pass, ceilings).into_iter().map(|(operation, effort)| {
         let giga = |rate: Option<f64>| rate.map_or_else(String::new, |rate| significant(rate / 1e9, 3));
@@ -178,7 +184,7 @@ fn pass_text(pass: &PassProfile, ceilings: &Ceilings) -> String {
 }
 
 /// What limits a pass, in words.
-fn bottleneck(found: &Bottleneck) -> String {
+fn bottleneck(found: &Bottleneck, ceilings: &Ceilings) -> String {
     let time = percent(found.time_share);
     let figures = |unit| match (found.reached, found.ceiling) {
         (Some(reached), Some(ceiling)) => format!("{} of {}", per_second(reached, unit), per_second(ceiling, unit)),
@@ -186,12 +192,17 @@ fn bottleneck(found: &Bottleneck) -> String {
     };
     let name = found.bound.name();
     match found.bound {
-        Bound::Memory => format!("{name}: {time} of the time waits for main memory, at {}", figures("B/s")),
+        Bound::Memory => format!("{name}: {time} of the time waits for memory, at {}", figures("B/s")),
         Bound::Cache => format!("{name}: {time} of the time waits for caches, at {}", figures("B/s")),
         Bound::Compute => format!("{name}: {time} of the time multiplies, at {}", figures("FLOP/s")),
         Bound::Overhead => {
             format!("{name}: {time} of the time goes to operations too short to come near a ceiling")
         }
+        Bound::Launches => {
+            let launch = duration(ceilings.hand_over_secs);
+            format!("{name}: {time} of the time goes to operations too short for a launch of {launch}")
+        }
+        Bound::Host => format!("{name}: the card is without work for {time} of the time"),
     }
 }
 
@@ -228,15 +239,20 @@ fn bars(pass: &PassProfile, ceilings: &Ceilings) -> Vec<String> {
 }
 
 fn ceilings_text(ceilings: &Ceilings) -> String {
-    let mut lines =
-        vec![format!("ceilings of {} threads ({}), best of several runs", ceilings.threads, ceilings.instructions)];
+    let mut lines = vec![format!("ceilings of {}, best of several runs", ceilings.label())];
     for read in &ceilings.reads {
         let holds = read.capacity_bytes.map_or_else(String::new, |capacity| format!(", holds {}", bytes(capacity)));
         let buffer = bytes(read.buffer_bytes);
         let rate = per_second(read.bytes_per_second, "B/s");
         lines.push(format!("  {:<13} {rate} (read {buffer} again and again{holds})", read.memory.label()));
     }
-    lines.push(format!("  {:<13} {}", "hand-over", duration(ceilings.hand_over_secs)));
+    let hand_over = if ceilings.card.is_some() { "launch" } else { "hand-over" };
+    lines.push(format!("  {hand_over:<13} {}", duration(ceilings.hand_over_secs)));
+    lines.extend(
+        ceilings.card.as_ref().map(|card| {
+            format!("  {:<13} {} in the recorded step of a token", "", duration(card.recorded_launch_secs))
+        }),
+    );
     lines.push(format!("  {:<13} {}", "f32", per_second(ceilings.float_flops, "FLOP/s")));
     lines.extend(ceilings.int8_ops.map(|ops| format!("  {:<13} {}", "int8", per_second(ops, "OP/s"))));
     lines.join("\n")

@@ -65,6 +65,16 @@ pub(super) struct Gemm {
     pub(super) adds: bool,
 }
 
+/// What the driver says of a card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Traits {
+    pub(super) name: String,
+    pub(super) capability: (i32, i32),
+    pub(super) multiprocessors: usize,
+    /// Bytes of the cache that all multiprocessors share; 0 where there is none.
+    pub(super) cache_bytes: usize,
+}
+
 /// A recorded step, in its card's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Recorded(pub(super) usize);
@@ -107,6 +117,19 @@ pub(super) trait Card: Debug {
 
     /// Waits for everything that was asked.
     fn wait(&self) -> Result<(), CudaError>;
+
+    /// Notes the card's time in mark `number`, once everything that was asked before is done. A mark is made at its first
+    /// use and kept.
+    fn mark(&self, number: usize) -> Result<(), CudaError>;
+
+    /// Nanoseconds from one mark to a later one, both waited for; on a card in steps of about half a microsecond.
+    fn nanos_between(&self, from: usize, to: usize) -> Result<u64, CudaError>;
+
+    /// Kernels asked for so far, recorded ones too.
+    fn launches(&self) -> u64;
+
+    /// What it is.
+    fn traits(&self) -> Result<Traits, CudaError>;
 
     /// Bytes allocated now, and at most so far.
     fn allocated_bytes(&self) -> (u64, u64);

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use crate::cuda::card::{Card, Gemm, GemmType};
 use crate::cuda::driver_card::DriverCard;
 use crate::cuda::linear::Uploaded;
-use crate::cuda::{CudaError, Model};
+use crate::cuda::{CudaError, Model, ceilings};
+use crate::device::CardCeilings;
 use crate::nn::Llama;
 
 /// An open card. Stays on the thread that opened it.
@@ -52,6 +53,14 @@ impl Device {
     /// Bytes that our buffers hold now, and held at most: without the driver's own.
     pub fn allocated_bytes(&self) -> (u64, u64) {
         self.card.allocated_bytes()
+    }
+
+    /// What the card reaches at most, measured now.
+    ///
+    /// # Errors
+    /// When the card fails. Memory that is too full for a buffer is no failure: what is read from it is then not known.
+    pub fn ceilings(&self) -> Result<CardCeilings, CudaError> {
+        ceilings::measure(&self.card)
     }
 
     /// Counts the most bytes anew from now on.

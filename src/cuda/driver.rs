@@ -4,6 +4,7 @@ use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute};
 
 use crate::cuda::CudaError;
+use crate::cuda::card::Traits;
 use crate::device::{DeviceInfo, DeviceSpec, GpuDescription};
 
 /// The version of CUDA that the kernels are compiled for, as the driver counts it.
@@ -74,13 +75,26 @@ fn identity(bytes: [u8; 16]) -> String {
 
 fn capability(device: CUdevice) -> Result<(i32, i32), CudaError> {
     use CUdevice_attribute as A;
-    let attribute = |attribute| {
-        // SAFETY: the device was named by the driver.
-        unsafe { result::device::get_attribute(device, attribute) }
-    };
-    let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-    let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    let major = attribute(device, A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(device, A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
     Ok((major, minor))
+}
+
+/// What a card is.
+pub(super) fn traits(device: CUdevice) -> Result<Traits, CudaError> {
+    use CUdevice_attribute as A;
+    let count = |name| Ok::<_, CudaError>(usize::try_from(attribute(device, name)?).unwrap_or(0));
+    Ok(Traits {
+        name: result::device::get_name(device)?,
+        capability: capability(device)?,
+        multiprocessors: count(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        cache_bytes: count(A::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
+    })
+}
+
+fn attribute(device: CUdevice, attribute: CUdevice_attribute) -> Result<i32, CudaError> {
+    // SAFETY: the device was named by the driver.
+    Ok(unsafe { result::device::get_attribute(device, attribute) }?)
 }
 
 #[cfg(test)]

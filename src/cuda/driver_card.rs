@@ -6,11 +6,12 @@ use std::ffi::{CString, c_void};
 
 use cudarc::driver::result;
 use cudarc::driver::sys::{
-    CUdevice, CUfunction, CUgraph, CUgraphExec, CUgraphInstantiate_flags, CUmodule, CUstream, CUstreamCaptureMode,
+    CUdevice, CUevent, CUevent_flags, CUfunction, CUgraph, CUgraphExec, CUgraphInstantiate_flags, CUmodule, CUstream,
+    CUstreamCaptureMode,
 };
 
 use crate::cuda::CudaError;
-use crate::cuda::card::{Card, Gemm, Launch, Recorded};
+use crate::cuda::card::{Card, Gemm, Launch, Recorded, Traits};
 use crate::cuda::cublaslt::{self, CublasLt};
 use crate::cuda::driver;
 
@@ -34,6 +35,9 @@ pub(super) struct DriverCard {
     stream: CUstream,
     functions: RefCell<BTreeMap<String, CUfunction>>,
     graphs: RefCell<BTreeMap<usize, CUgraphExec>>,
+    /// Events by their numbers, kept for the next profile.
+    marks: RefCell<Vec<CUevent>>,
+    launches: Cell<u64>,
     /// Launches only look their kernels up: the driver may load code then, which it must not while it records.
     is_rehearsing: Cell<bool>,
     /// Whether anything was asked since it was last waited for.
@@ -45,7 +49,7 @@ pub(super) struct DriverCard {
     library: Option<CublasLt>,
     library_memory: Vec<(u64, usize)>,
     /// Released last.
-    _context: Context,
+    context: Context,
 }
 
 /// The context of a card that all of a process share, current on this thread.
@@ -90,19 +94,22 @@ impl DriverCard {
         // SAFETY: the image is a whole file of nvcc's, aligned, and static.
         let module = unsafe { result::module::load_data((&raw const KERNELS).cast::<c_void>()) }?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
-        let (functions, graphs, is_rehearsing, is_busy, kept, allocated) = Default::default();
+        let (functions, graphs, marks, launches) = Default::default();
+        let (is_rehearsing, is_busy, kept, allocated) = Default::default();
         let mut card = Self {
             module,
             stream,
             functions,
             graphs,
+            marks,
+            launches,
             is_rehearsing,
             is_busy,
             kept,
             allocated,
             library: None,
             library_memory: Vec::new(),
-            _context: context,
+            context,
         };
         if cublaslt::load()
             && let Err(error) = card.open_library()
@@ -201,6 +208,7 @@ impl Card for DriverCard {
         let mut args: Vec<*mut c_void> =
             launch.args.iter().map(|arg| std::ptr::from_ref(arg).cast_mut().cast::<c_void>()).collect();
         self.is_busy.set(true);
+        self.launches.set(self.launches.get() + 1);
         let [x, y, z] = launch.grid.map(|size| u32::try_from(size).unwrap_or(u32::MAX));
         // SAFETY: the kernel reads as many parameters of eight bytes as it has; callers pass addresses of buffers that
         // they keep and lengths that fit them, as each kernel's contract says. Parameters are copied by the call.
@@ -260,6 +268,31 @@ impl Card for DriverCard {
         Ok(())
     }
 
+    fn mark(&self, number: usize) -> Result<(), CudaError> {
+        let mut marks = self.marks.borrow_mut();
+        while marks.len() <= number {
+            marks.push(result::event::create(CUevent_flags::CU_EVENT_DEFAULT)?);
+        }
+        self.is_busy.set(true);
+        // SAFETY: event and stream live as long as the card.
+        Ok(unsafe { result::event::record(marks[number], self.stream) }?)
+    }
+
+    fn nanos_between(&self, from: usize, to: usize) -> Result<u64, CudaError> {
+        let marks = self.marks.borrow();
+        // SAFETY: events live as long as the card; the driver says when they were not reached.
+        let millis = unsafe { result::event::elapsed(marks[from], marks[to]) }?;
+        Ok((f64::from(millis.max(0.0)) * 1e6).round() as u64)
+    }
+
+    fn launches(&self) -> u64 {
+        self.launches.get()
+    }
+
+    fn traits(&self) -> Result<Traits, CudaError> {
+        driver::traits(self.context.0)
+    }
+
     fn allocated_bytes(&self) -> (u64, u64) {
         self.allocated.get()
     }
@@ -274,6 +307,10 @@ impl Drop for DriverCard {
     fn drop(&mut self) {
         self.free_library();
         // Texts have forgotten their steps. What fails here fails because the context is gone already.
+        for event in self.marks.take() {
+            // SAFETY: an event of ours, destroyed once.
+            unsafe { result::event::destroy(event) }.unwrap_or_default();
+        }
         // SAFETY: no buffer is left: each holds a reference to the card.
         unsafe { result::stream::destroy(self.stream) }.unwrap_or_default();
         // SAFETY: as above.

@@ -172,6 +172,14 @@ fn the_driver_s_rules_are_kept_by_the_twin() {
     let mut read = [0_u32; 2];
     buffer.read(&mut read).unwrap();
     assert_eq!(read, [1, 2]);
+    // A mark is not reached before somebody waited, and no capture has one.
+    card.mark(0).unwrap();
+    card.launch(Launch { kernel: "nothing", args: &[0], ..launch }).unwrap();
+    card.mark(1).unwrap();
+    assert!(card.nanos_between(0, 1).unwrap_err().to_string().contains("not ready (error 600)"));
+    card.wait().unwrap();
+    assert!(card.nanos_between(0, 1).unwrap() < 1_000_000_000);
+    assert!(card.record(&mut || card.mark(0)).unwrap_err().to_string().contains("stream capture"));
     // An address outside of every buffer stops the kernel, is told later, and stays.
     card.launch(Launch { args: &[64, 64, 8, 0], ..launch }).unwrap();
     let told = card.wait().unwrap_err().to_string();
@@ -179,4 +187,42 @@ fn the_driver_s_rules_are_kept_by_the_twin() {
     assert!(card.allocate(16).unwrap_err().to_string().contains("illegal address"));
     drop((buffer, card));
     assert_eq!(twin.holds(), (0, 0));
+}
+
+#[test]
+fn ceilings_take_the_room_that_is_there() {
+    let twin = Twin::new();
+    for (memory, buffer_bytes) in [(1 << 20, Some(128 << 10)), (80 << 10, Some(64 << 10)), (20 << 10, None)] {
+        twin.begin(&format!("memory={memory}"));
+        let device = Device::open(0).unwrap();
+        let found = device.ceilings().unwrap();
+        assert_eq!(found.memory.map(|read| read.buffer_bytes), buffer_bytes);
+        assert_eq!(found.cache.map(|read| read.buffer_bytes), Some(4 << 10));
+        assert_eq!((found.name.as_str(), found.multiprocessors), ("emulated card 0 (processor)", 1));
+        assert_eq!(device.allocated_bytes().0, 0);
+        drop(device);
+        assert_eq!(twin.holds(), (0, 0), "events too");
+    }
+}
+
+#[test]
+fn a_fault_while_ceilings_are_measured_or_a_pass_is_marked_leaves_nothing() {
+    let twin = Twin::new();
+    // Reading, arithmetic and launches, recorded ones too: each run has hundreds.
+    for number in [1, 20, 200, 2000, 4000] {
+        twin.begin(&format!("fault=launch:{number}:700"));
+        let device = Device::open(0).unwrap();
+        assert!(matches!(device.ceilings(), Err(CudaError::Fault(_))), "{number}");
+        drop(device);
+        assert_eq!(twin.holds(), (0, 0), "{number}");
+    }
+    for number in [1, 9] {
+        twin.begin(&format!("fault=launch:{number}:700"));
+        let device = Device::open(0).unwrap();
+        let model = device.model(&toy().model()).unwrap();
+        let mut text = Text::new(&model, 16).unwrap();
+        assert!(matches!(text.run_marked(&[3, 1, 4]), Err(CudaError::Fault(_))), "{number}");
+        drop((text, model, device));
+        assert_eq!(twin.holds(), (0, 0), "{number}");
+    }
 }

@@ -5,9 +5,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
 use std::path::Path;
+use std::time::Instant;
 
 use crate::cuda::CudaError;
-use crate::cuda::card::{Card, Gemm, GemmType, Launch, Recorded};
+use crate::cuda::card::{Card, Gemm, GemmType, Launch, Recorded, Traits};
 use crate::cuda::cublaslt::{self, CublasLt};
 
 /// Words of 16 bytes behind each allocation.
@@ -45,6 +46,10 @@ pub(super) struct EmulatedCard {
     /// Which launch this is: every other one goes through the threads of a block backwards.
     launched: Cell<u32>,
     allocated: Cell<(u64, u64)>,
+    launches: Cell<u64>,
+    /// When each mark was reached; a card knows only after somebody waited.
+    marks: RefCell<BTreeMap<usize, Instant>>,
+    is_waited: Cell<bool>,
     library: Library,
 }
 
@@ -129,6 +134,7 @@ impl Card for EmulatedCard {
 
     fn download(&self, address: u64, bytes: &mut [u8]) -> Result<(), CudaError> {
         assert!(self.recording.borrow().is_none(), "a download cannot be recorded");
+        self.is_waited.set(true);
         // SAFETY: `host` lends as many bytes.
         unsafe { std::ptr::copy_nonoverlapping(self.host(address, bytes.len()), bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
@@ -137,6 +143,7 @@ impl Card for EmulatedCard {
     fn launch(&self, launch: Launch<'_>) -> Result<(), CudaError> {
         let grid = launch.grid.map(|size| size as u32);
         assert!(grid.iter().all(|size| *size > 0), "a grid of nothing: {launch:?}");
+        self.launches.set(self.launches.get() + 1);
         let step = (CString::new(launch.kernel).unwrap(), grid, launch.threads, launch.args.to_vec());
         match &mut *self.recording.borrow_mut() {
             Some(steps) => steps.push(step),
@@ -207,7 +214,30 @@ impl Card for EmulatedCard {
     }
 
     fn wait(&self) -> Result<(), CudaError> {
+        self.is_waited.set(true);
         Ok(())
+    }
+
+    fn mark(&self, number: usize) -> Result<(), CudaError> {
+        assert!(self.recording.borrow().is_none(), "a mark cannot be recorded");
+        self.marks.borrow_mut().insert(number, Instant::now());
+        self.is_waited.set(false);
+        Ok(())
+    }
+
+    fn nanos_between(&self, from: usize, to: usize) -> Result<u64, CudaError> {
+        assert!(self.is_waited.get(), "a mark that may not be reached yet");
+        let marks = self.marks.borrow();
+        Ok((marks[&to] - marks[&from]).as_nanos() as u64)
+    }
+
+    fn launches(&self) -> u64 {
+        self.launches.get()
+    }
+
+    fn traits(&self) -> Result<Traits, CudaError> {
+        // A small cache: many times its bytes are read.
+        Ok(Traits { name: "emulated".to_owned(), capability: (9, 0), multiprocessors: 1, cache_bytes: 8 << 10 })
     }
 
     fn allocated_bytes(&self) -> (u64, u64) {

@@ -111,6 +111,23 @@ impl Linear {
         self.base.iter().chain(self.factors.iter().flatten())
     }
 
+    /// Bytes on the card, its bias too.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.matrices().map(|matrix| matrix.held_bytes()).sum::<u64>()
+            + self.bias.as_ref().map_or(0, Buffer::bytes) as u64
+    }
+
+    /// Multiplications and additions for a row of inputs.
+    pub(super) fn flops(&self) -> u64 {
+        let products: usize = self.matrices().map(|matrix| 2 * matrix.shape().iter().product::<usize>()).sum();
+        (products + if self.bias.is_some() { self.shape[0] } else { 0 }) as u64
+    }
+
+    /// Whether every product takes 8-bit activations.
+    pub(super) fn is_integer(&self) -> bool {
+        self.matrices().all(|matrix| matrix.takes_tokens())
+    }
+
     /// How the product runs, for tables.
     pub(super) fn label(&self) -> String {
         let parts: Vec<String> = self.matrices().map(|matrix| matrix.label()).collect();

@@ -12,6 +12,7 @@
 #![expect(unsafe_code, reason = "the driver is a C library, and what it is given are addresses on a card")]
 
 mod card;
+mod ceilings;
 mod cublaslt;
 mod device;
 mod driver;
@@ -32,6 +33,9 @@ mod matrix;
 mod model;
 #[cfg(test)]
 mod model_tests;
+mod profile;
+#[cfg(test)]
+mod profile_tests;
 mod rounding;
 mod score;
 mod text;

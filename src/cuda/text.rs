@@ -7,7 +7,9 @@ use crate::cuda::CudaError;
 use crate::cuda::card::{Buffer, Card, Launch, Recorded};
 use crate::cuda::matrix::FEW_ROWS;
 use crate::cuda::model::{Attention, Block, Mlp, Model};
+use crate::cuda::profile::Marks;
 use crate::cuda::rounding::{Activations, Rounding};
+use crate::model::Operation;
 use crate::nn::NnError;
 
 /// Tokens of a prompt that go through the model at once: written-out weights are read again for each such part.
@@ -27,6 +29,9 @@ const MAX_SPLITS: usize = 32;
 /// What `choose` writes where a logit is not finite.
 const NO_TOKEN: u32 = u32::MAX;
 
+/// What hears of the end of each operation of a block.
+type End<'a> = &'a dyn Fn(Operation) -> Result<(), CudaError>;
+
 /// One text over one model.
 #[derive(Debug)]
 pub struct Text {
@@ -42,6 +47,9 @@ pub struct Text {
     splits: usize,
     /// The step of a single token, with the bits of the temperature that it was recorded for.
     step: Option<(u64, Recorded)>,
+    /// Kernels that the recorded step launches.
+    step_launches: u64,
+    pub(super) marks: Marks,
 }
 
 /// The buffers of a pass.
@@ -97,6 +105,8 @@ impl Text {
             space: Space::new(model, capacity, rows, splits)?,
             splits,
             step: None,
+            step_launches: 0,
+            marks: Marks::default(),
         })
     }
 
@@ -136,6 +146,8 @@ impl Text {
         }
         let last = (tokens.len() - 1) % self.rows;
         self.head(last, 1)?;
+        self.marks.end(self.card(), None, Operation::Head)?;
+        self.marks.end_whole(self.card())?;
         self.model.card.wait()
     }
 
@@ -154,17 +166,25 @@ impl Text {
         if self.len + 1 > self.capacity {
             return Err(NnError::Context { needed: self.len + 1, context: self.capacity }.into());
         }
+        if self.marks.is_each() {
+            self.single(temperature)?;
+            self.len += 1;
+            return self.chosen();
+        }
         let recorded = match self.step {
             Some((bits, recorded)) if bits == temperature.to_bits() => recorded,
             _ => {
                 let card = Rc::clone(&self.model.card);
                 self.forget_step();
+                let before = card.launches();
                 let recorded = card.record(&mut || self.single(temperature))?;
+                self.step_launches = card.launches() - before;
                 self.step = Some((temperature.to_bits(), recorded));
                 recorded
             }
         };
         self.model.card.replay(recorded)?;
+        self.marks.end_whole(self.card())?;
         self.len += 1;
         self.chosen()
     }
@@ -198,6 +218,11 @@ impl Text {
         let mut logits = vec![0.0; self.model.config.vocab_size];
         self.space.logits.read(&mut logits)?;
         Ok(logits)
+    }
+
+    /// Kernels that the step of a single token launches; `None` before it was recorded.
+    pub fn step_launches(&self) -> Option<u64> {
+        self.step.map(|_| self.step_launches)
     }
 
     fn forget_step(&mut self) {
@@ -256,6 +281,7 @@ impl Text {
     fn single(&self, temperature: f64) -> Result<(), CudaError> {
         self.blocks(1, self.splits)?;
         self.head(0, 1)?;
+        self.marks.end(self.card(), None, Operation::Head)?;
         self.choose(temperature)
     }
 
@@ -276,21 +302,27 @@ impl Text {
     fn blocks(&self, rows: usize, splits: usize) -> Result<(), CudaError> {
         let Space { tokens, hidden, .. } = &self.space;
         self.model.embedding.gather(tokens.address(), rows, hidden.address())?;
+        let end = |block, operation| self.marks.end(self.card(), block, operation);
+        end(None, Operation::Embedding)?;
         // What the last part made joins the stream with the next norm, in one pass over it.
         let mut is_pending = false;
-        for (Block { attention, mlp }, cache) in self.model.blocks.iter().zip(&self.cache) {
+        for (index, (Block { attention, mlp }, cache)) in self.model.blocks.iter().zip(&self.cache).enumerate() {
+            let end = |operation| end(Some(index), operation);
             if let (Some(attention), Some(cache)) = (attention, cache) {
                 self.norm(&attention.norm, rows, is_pending)?;
-                self.attention(attention, cache, rows, splits)?;
+                end(Operation::AttentionNorm)?;
+                self.attention(attention, cache, rows, splits, &end)?;
                 is_pending = true;
             }
             if let Some(mlp) = mlp {
                 self.norm(&mlp.norm, rows, is_pending)?;
-                self.mlp(mlp, rows)?;
+                end(Operation::MlpNorm)?;
+                self.mlp(mlp, rows, &end)?;
                 is_pending = true;
             }
         }
-        self.norm(&self.model.final_norm, rows, is_pending)
+        self.norm(&self.model.final_norm, rows, is_pending)?;
+        end(None, Operation::FinalNorm)
     }
 
     fn norm(&self, weight: &Buffer, rows: usize, is_pending: bool) -> Result<(), CudaError> {
@@ -307,12 +339,22 @@ impl Text {
         self.space.rounding.of(buffer.address(), rows)
     }
 
-    fn attention(&self, part: &Attention, cache: &[Buffer; 2], rows: usize, splits: usize) -> Result<(), CudaError> {
+    fn attention(
+        &self,
+        part: &Attention,
+        cache: &[Buffer; 2],
+        rows: usize,
+        splits: usize,
+        end: End<'_>,
+    ) -> Result<(), CudaError> {
         let Space { normed, query, key, value, mixed, added, middle, counters, .. } = &self.space;
         let (x, middle) = (self.inputs(normed, rows), middle.address());
         part.q.multiply(x, query.address(), middle)?;
+        end(Operation::Query)?;
         part.k.multiply(x, key.address(), middle)?;
+        end(Operation::Key)?;
         part.v.multiply(x, value.address(), middle)?;
+        end(Operation::Value)?;
         let settings = self.model.settings;
         let (heads, kv_heads, head_dim) = (part.n_heads, part.n_kv_heads, self.model.config.head_dim);
         let [keys, values] = cache.each_ref().map(Buffer::address);
@@ -332,8 +374,11 @@ impl Text {
             u64::from(settings.is_interleaved),
         ];
         self.launch(&format!("rotate_and_store_{}", settings.cache), [rows, 1, 1], THREADS, &args)?;
+        end(Operation::Rope)?;
         self.attend(part, [keys, values], rows, splits)?;
-        part.o.multiply(self.inputs(mixed, rows), added.address(), middle)
+        end(Operation::Attention)?;
+        part.o.multiply(self.inputs(mixed, rows), added.address(), middle)?;
+        end(Operation::Output)
     }
 
     /// Softmax(q kᵀ) v of the queries over the cache.
@@ -364,15 +409,19 @@ impl Text {
         Ok(())
     }
 
-    fn mlp(&self, part: &Mlp, rows: usize) -> Result<(), CudaError> {
+    fn mlp(&self, part: &Mlp, rows: usize, end: End<'_>) -> Result<(), CudaError> {
         let Space { normed, gate, up, added, middle, .. } = &self.space;
         let (x, middle) = (self.inputs(normed, rows), middle.address());
         part.gate.multiply(x, gate.address(), middle)?;
+        end(Operation::Gate)?;
         part.up.multiply(x, up.address(), middle)?;
+        end(Operation::Up)?;
         let len = rows * part.gate.shape()[0];
         let args = [gate.address(), up.address(), len as u64, self.model.settings.act];
         self.launch("gate", [len.div_ceil(THREADS as usize), 1, 1], THREADS, &args)?;
-        part.down.multiply(self.inputs(gate, rows), added.address(), middle)
+        end(Operation::Activation)?;
+        part.down.multiply(self.inputs(gate, rows), added.address(), middle)?;
+        end(Operation::Down)
     }
 
     /// Logits of `rows` rows of the last pass, from `first` on.

@@ -38,6 +38,7 @@ fn track(pass: &PassProfile, thread: u32, events: &mut Vec<Value>) {
         "repetitions": pass.repetitions,
         "median_profiled_us": micros(pass.profiled_nanos),
         "median_plain_us": micros(pass.plain_nanos),
+        "median_card_us": pass.card_nanos.map(micros),
     });
     events.push(complete(&pass.kind.label(), "pass", thread, [0, last.span_nanos[1]], summary));
     for operations in pass.operations.chunk_by(|a, b| a.block == b.block) {
@@ -157,6 +158,7 @@ mod tests {
             repetitions: 3,
             profiled_nanos: 3_900,
             plain_nanos: 3_800,
+            card_nanos: None,
             overhead: None,
             operations,
         };
@@ -167,6 +169,7 @@ mod tests {
             hand_over_secs: 1e-6,
             threads: 1,
             instructions: "portable".to_owned(),
+            card: None,
         };
         let prefill = PassProfile { kind: PassKind::Prefill { tokens: 4 }, ..pass.clone() };
         ProfileReport { passes: vec![prefill, pass], ceilings, conditions: Conditions::default() }

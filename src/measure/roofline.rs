@@ -19,7 +19,7 @@ pub const BINDING_SHARE: f64 = 0.25;
 /// What an operation's time goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Bound {
-    /// Reading main memory.
+    /// Reading main memory, or a card's.
     Memory,
     /// Reading a cache.
     Cache,
@@ -27,11 +27,15 @@ pub enum Bound {
     Compute,
     /// What surrounds the work on the host: it is too short to come near a ceiling.
     Overhead,
+    /// The same on a card, where it is the launch of kernels.
+    Launches,
+    /// The host before and behind a whole pass on a card.
+    Host,
 }
 
 impl Bound {
     /// Every bound.
-    pub const ALL: [Self; 4] = [Self::Memory, Self::Cache, Self::Compute, Self::Overhead];
+    pub const ALL: [Self; 6] = [Self::Memory, Self::Cache, Self::Compute, Self::Overhead, Self::Launches, Self::Host];
 
     /// Its name in tables.
     pub const fn name(self) -> &'static str {
@@ -40,6 +44,8 @@ impl Bound {
             Self::Cache => "cache bandwidth",
             Self::Compute => "compute",
             Self::Overhead => "host overhead",
+            Self::Launches => "launches",
+            Self::Host => "host",
         }
     }
 }
@@ -58,7 +64,7 @@ pub struct Effort {
     /// What the same work takes at the ceilings, in seconds, each operation under its own.
     pub ideal_secs: f64,
     /// Of [`Self::secs`], what operations under each of [`Bound::ALL`] took.
-    pub secs_by_bound: [f64; 4],
+    pub secs_by_bound: [f64; Bound::ALL.len()],
 }
 
 impl Effort {
@@ -75,7 +81,8 @@ impl Effort {
         };
         let is_short = secs < SHORT_HAND_OVERS * ceilings.hand_over_secs;
         let is_far = effort.ceiling_share().is_none_or(|share| share < BINDING_SHARE);
-        let bound = if is_short && is_far { Bound::Overhead } else { ideal.bound() };
+        let short = if ceilings.card.is_some() { Bound::Launches } else { Bound::Overhead };
+        let bound = if is_short && is_far { short } else { ideal.bound() };
         effort.secs_by_bound[bound as usize] = secs;
         effort
     }
@@ -204,14 +211,24 @@ pub struct Bottleneck {
     pub bound: Bound,
     /// Share of the time that goes to operations so bound.
     pub time_share: f64,
-    /// What they reach together: bytes a second (memory, caches) or operations a second (compute). `None` for overhead.
+    /// What they reach together: bytes a second (memory, caches) or operations a second (compute). `None` for the others.
     pub reached: Option<f64>,
     /// The ceiling over it, in the same unit: at these operations' own mix of arithmetic and memories.
     pub ceiling: Option<f64>,
 }
 
-/// What limits the pass; `None` of a pass without operations or time.
+/// Of the time of a plain pass on a card, what it was without work; `None` on the processor.
+pub fn host_share(pass: &PassProfile) -> Option<f64> {
+    let on_card = pass.card_nanos? as f64;
+    (pass.plain_nanos > 0).then(|| (1.0 - on_card / pass.plain_nanos as f64).max(0.0))
+}
+
+/// What limits the pass; `None` of a pass without operations or time. The host limits a pass on a card that is without work
+/// for more than half of it.
 pub fn bottleneck(pass: &PassProfile, ceilings: &Ceilings) -> Option<Bottleneck> {
+    if let Some(time_share) = host_share(pass).filter(|share| *share > 0.5) {
+        return Some(Bottleneck { bound: Bound::Host, time_share, reached: None, ceiling: None });
+    }
     let all = total(pass, ceilings);
     let bound = all.bound();
     let mut bound_ones = Effort::default();
@@ -221,7 +238,7 @@ pub fn bottleneck(pass: &PassProfile, ceilings: &Ceilings) -> Option<Bottleneck>
     let amount = match bound {
         Bound::Memory | Bound::Cache => Some(bound_ones.bytes),
         Bound::Compute => Some(bound_ones.flops),
-        Bound::Overhead => None,
+        Bound::Overhead | Bound::Launches | Bound::Host => None,
     };
     (all.secs > 0.0).then(|| Bottleneck {
         bound,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::study::{PassKind, ReadCeiling};
+use crate::study::{CardDescription, PassKind, ReadCeiling};
 
 /// 10 GB/s from memory, 100 GB/s from a cache of 1 MB, 200 GFLOP/s, 800 GOP/s.
 fn ceilings() -> Ceilings {
@@ -22,6 +22,7 @@ fn ceilings() -> Ceilings {
         hand_over_secs: 1e-6,
         threads: 2,
         instructions: "test".to_owned(),
+        card: None,
     }
 }
 
@@ -46,6 +47,7 @@ fn pass(operations: Vec<OperationProfile>) -> PassProfile {
         repetitions: 4,
         profiled_nanos: nanos,
         plain_nanos: nanos,
+        card_nanos: None,
         overhead: None,
         operations,
     }
@@ -159,4 +161,26 @@ fn no_operation_is_above_the_ceiling_of_its_arithmetic() {
     let slow = operation(Operation::Gate, 1_000, 10, 5, 5);
     of.take_in(&[pass(vec![slow])]);
     near(of.float_flops, 600e9);
+}
+
+#[test]
+fn on_a_card_short_operations_wait_for_launches_and_a_card_without_work_for_the_host() {
+    let mut ceilings = ceilings();
+    // 1 kB in 3 µs is far from every ceiling, and less than ten launches take.
+    let mut pass = pass(vec![operation(Operation::Query, 3_000, 1_000, 1_000, 0)]);
+    let bound = |pass: &PassProfile, ceilings: &Ceilings| bottleneck(pass, ceilings).unwrap().bound;
+    assert_eq!(bound(&pass, &ceilings), Bound::Overhead);
+    let name = "a card".to_owned();
+    ceilings.card = Some(CardDescription { name, multiprocessors: 132, recorded_launch_secs: 5e-7 });
+    assert_eq!(bound(&pass, &ceilings), Bound::Launches);
+    assert_eq!(host_share(&pass), None, "not known");
+    pass.card_nanos = Some(2_400);
+    near(host_share(&pass).unwrap(), 0.2);
+    assert_eq!(bound(&pass, &ceilings), Bound::Launches);
+    pass.card_nanos = Some(600);
+    let found = bottleneck(&pass, &ceilings).unwrap();
+    assert_eq!((found.bound, found.reached, found.ceiling), (Bound::Host, None, None));
+    near(found.time_share, 0.8);
+    pass.card_nanos = Some(3_001);
+    near(host_share(&pass).unwrap() + 1.0, 1.0);
 }

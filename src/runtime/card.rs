@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::cuda::{self, Device, Model, Text};
+use crate::device::CardCeilings;
 use crate::kernels::Divergence;
-use crate::nn::Llama;
-use crate::runtime::place::{Scorer, Steps};
+use crate::nn::{Llama, Mark, Work};
+use crate::runtime::place::{Scorer, Steps, Timed};
+use crate::runtime::timing::nanos;
 use crate::runtime::{RuntimeError, Sampling};
 
 /// An open card.
@@ -37,6 +40,10 @@ impl Card {
         self.0.has_library()
     }
 
+    pub(super) fn ceilings(&self) -> Result<CardCeilings, RuntimeError> {
+        Ok(self.0.ceilings()?)
+    }
+
     pub(super) fn forget_peak(&self) {
         self.0.forget_peak();
     }
@@ -49,6 +56,10 @@ impl CardModel {
 
     pub(super) fn held_bytes(&self) -> u64 {
         self.0.held_bytes()
+    }
+
+    pub(super) fn work(&self, host: Vec<Work>, seq: usize) -> Vec<Work> {
+        self.0.work(host, seq)
     }
 
     pub(super) fn text(&self, capacity: usize) -> Result<Box<dyn Steps>, RuntimeError> {
@@ -111,6 +122,24 @@ impl Steps for Text {
             tokens => self.prefill(tokens)?,
         }
         Ok(())
+    }
+
+    fn run_marked(&mut self, tokens: &[u32]) -> Result<(), RuntimeError> {
+        Ok(Self::run_marked(self, tokens)?)
+    }
+
+    fn marks(&self) -> Result<Vec<Mark>, RuntimeError> {
+        Ok(Self::marks(self)?)
+    }
+
+    fn run_timed(&mut self, tokens: &[u32]) -> Result<Timed, RuntimeError> {
+        let began = Instant::now();
+        Self::run_timed(self, tokens)?;
+        Ok(Timed { nanos: nanos(began), card_nanos: Some(self.nanos()?) })
+    }
+
+    fn launches(&self) -> Option<u64> {
+        self.step_launches()
     }
 }
 

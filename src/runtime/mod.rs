@@ -38,7 +38,7 @@ mod work;
 pub use calibrate::CalibrationText;
 pub use device::devices;
 pub use generate::{Sampling, generate};
-pub use place::{Place, Placed, Scorer, Steps};
+pub use place::{Place, Placed, Scorer, Steps, Timed};
 pub use store::ModelStore;
 pub use timing::{Repetition, repetition, token_trace};
 pub use variant::Variant;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::device::DeviceSpec;
+use crate::device::{CardCeilings, DeviceSpec};
 use crate::kernels::Divergence;
-use crate::nn::{KvCache, Llama};
+use crate::nn::{KvCache, Llama, Mark, Probe, Work};
 use crate::runtime::card::{Card, CardModel};
+use crate::runtime::timing::nanos;
 use crate::runtime::{RuntimeError, Sampling, generate};
 
 /// The device of a worker.
@@ -38,6 +40,38 @@ pub trait Steps {
     /// # Errors
     /// When they do not fit, or the device fails.
     fn run(&mut self, tokens: &[u32]) -> Result<(), RuntimeError>;
+
+    /// [`Self::run`] while the end of each operation is noted: those of [`Placed::work`], in its order. What is needed for
+    /// that is made by the first such run and kept.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    fn run_marked(&mut self, tokens: &[u32]) -> Result<(), RuntimeError>;
+
+    /// What the last [`Self::run_marked`] noted.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn marks(&self) -> Result<Vec<Mark>, RuntimeError>;
+
+    /// [`Self::run`], and the time that it took on a card, in nanoseconds, from when the host began to ask for it; `None`
+    /// on the processor. The card is asked for it after the run.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    fn run_timed(&mut self, tokens: &[u32]) -> Result<Timed, RuntimeError>;
+
+    /// Kernels that a card launches for a single token; `None` on the processor, and before there was one.
+    fn launches(&self) -> Option<u64>;
+}
+
+/// A run between two readings of the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timed {
+    /// From asking for it until the logits are there, in nanoseconds.
+    pub nanos: u64,
+    /// Of these, on the card.
+    pub card_nanos: Option<u64>,
 }
 
 /// Scores windows on a device of its own, whose logits stay there.
@@ -82,6 +116,14 @@ impl Place {
         self.card.as_ref().is_some_and(Card::has_library)
     }
 
+    /// What the card reaches at most, measured now; `None` on the processor.
+    ///
+    /// # Errors
+    /// When the card fails.
+    pub fn ceilings(&self) -> Result<Option<CardCeilings>, RuntimeError> {
+        self.card.as_ref().map(Card::ceilings).transpose()
+    }
+
     /// Counts the most bytes on the card anew from now on.
     pub fn forget_peak(&self) {
         self.card.iter().for_each(Card::forget_peak);
@@ -104,6 +146,15 @@ impl Placed {
         self.card.as_ref().map(|card| (card.products(), card.held_bytes()))
     }
 
+    /// The work of each operation of a pass, as [`Llama::work`] counts it, with the bytes and products of the device.
+    pub fn work(&self, seq: usize, past: usize) -> Vec<Work> {
+        let works = self.host.work(seq, past);
+        match &self.card {
+            None => works,
+            Some(card) => card.work(works, seq),
+        }
+    }
+
     /// An empty text with room for `capacity` tokens.
     ///
     /// # Errors
@@ -113,7 +164,8 @@ impl Placed {
             return card.text(capacity);
         }
         let cache = self.host.new_cache(capacity)?;
-        Ok(Box::new(HostText { model: &self.host, cache, logits: Vec::with_capacity(self.host.config().vocab_size) }))
+        let logits = Vec::with_capacity(self.host.config().vocab_size);
+        Ok(Box::new(HostText { model: &self.host, cache, logits, probe: None }))
     }
 
     /// Continues `prompt`, as [`generate`] does.
@@ -150,6 +202,8 @@ struct HostText<'a> {
     model: &'a Llama,
     cache: KvCache,
     logits: Vec<f32>,
+    /// There once a pass was marked.
+    probe: Option<Probe>,
 }
 
 impl Steps for HostText<'_> {
@@ -164,5 +218,25 @@ impl Steps for HostText<'_> {
 
     fn run(&mut self, tokens: &[u32]) -> Result<(), RuntimeError> {
         Ok(self.model.next_logits(tokens, &mut self.cache, &mut self.logits)?)
+    }
+
+    fn run_marked(&mut self, tokens: &[u32]) -> Result<(), RuntimeError> {
+        let probe = self.probe.get_or_insert_with(|| Probe::new(self.model.work(1, 0).len()));
+        probe.begin();
+        Ok(self.model.probed_logits(tokens, &mut self.cache, &mut self.logits, Some(probe))?)
+    }
+
+    fn marks(&self) -> Result<Vec<Mark>, RuntimeError> {
+        Ok(self.probe.as_ref().map_or_else(Vec::new, |probe| probe.marks().to_vec()))
+    }
+
+    fn run_timed(&mut self, tokens: &[u32]) -> Result<Timed, RuntimeError> {
+        let began = Instant::now();
+        self.run(tokens)?;
+        Ok(Timed { nanos: nanos(began), card_nanos: None })
+    }
+
+    fn launches(&self) -> Option<u64> {
+        None
     }
 }

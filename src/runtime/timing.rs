@@ -62,7 +62,8 @@ pub fn repetition(
     Ok(Repetition { prefill_nanos, decode_nanos })
 }
 
-fn nanos(start: Instant) -> u64 {
+/// Since then.
+pub(super) fn nanos(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 

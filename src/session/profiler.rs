@@ -245,6 +245,7 @@ mod tests {
             hand_over_secs: 1e-6,
             threads: 1,
             instructions: String::new(),
+            card: None,
         };
         let report = ProfileReport { passes: Vec::new(), ceilings, conditions: Conditions::default() };
         updates.send(Update::Over(Ok((Box::new(report.clone()), vec![Caution::FreshWorker])))).unwrap();

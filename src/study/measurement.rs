@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::study::{CompressionReport, Energy};
+use crate::study::{CompressionReport, DecodeLimits, Energy};
 
 /// A statistic with its uncertainty. Every field is finite.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -131,6 +131,9 @@ pub struct Speed {
     pub prefill: PhaseSpeed,
     /// One token at a time.
     pub decode: PhaseSpeed,
+    /// What a token would take at the card's own limits; absent on the processor and in older studies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<DecodeLimits>,
 }
 
 /// Speed of one phase.
@@ -312,6 +315,15 @@ pub enum Caution {
         /// How many.
         layers: u32,
     },
+    /// A token on a card takes more than twice as long as its bytes need at the measured bandwidth.
+    FarFromBandwidth {
+        /// Least time by bytes over the time.
+        bandwidth_share: f64,
+        /// Kernels of a token.
+        launches: u64,
+        /// What as many empty kernels take, over the time.
+        launch_share: f64,
+    },
     /// The worker before this one ended unexpectedly and was replaced.
     FreshWorker,
 }
@@ -360,6 +372,19 @@ impl fmt::Display for Caution {
             Self::Noted { layers } => write!(f, "{layers} layers did not go as asked; see their notes"),
             Self::SlowLowRank { layers } => {
                 write!(f, "{layers} low-rank layers cost more than one product; lower their rank to gain speed")
+            }
+            Self::FarFromBandwidth { bandwidth_share, launches, launch_share } => {
+                let [bytes, launched] = [*bandwidth_share, *launch_share].map(crate::units::percent);
+                let launches = crate::units::count(*launches);
+                let shown = format!("bytes explain {bytes} of a decoded token's time, {launches} launches {launched}");
+                if *launch_share >= 0.5 {
+                    write!(
+                        f,
+                        "{shown}: launches, not bytes, set the speed; a smaller format will hardly be faster here"
+                    )
+                } else {
+                    write!(f, "{shown}: bytes do not set the speed; a profile shows what does")
+                }
             }
             Self::FreshWorker => write!(f, "measured by a fresh worker after a fault"),
         }

@@ -10,6 +10,7 @@ mod compression;
 mod energy;
 mod event;
 pub mod journal;
+mod limits;
 mod live;
 mod measurement;
 mod memory;
@@ -25,6 +26,7 @@ pub use card_memory::CardMemoryEstimate;
 pub use compression::{CalibrationReport, CompressionReport, LayerReport};
 pub use energy::{Energy, EnergySource};
 pub use event::{Arm, EndReason, Phase, StudyEvent, StudyHeader};
+pub use limits::DecodeLimits;
 pub use live::LiveSeries;
 pub use measurement::{
     Caution, Conditions, Disturbance, Estimate, Measurements, Memory, PhaseSpeed, Quality, Ratio, Speed, WindowScore,
@@ -32,7 +34,8 @@ pub use measurement::{
 pub use memory::{MemoryEstimate, predicted_peak_bytes};
 pub use pareto::{Objective, pareto_front};
 pub use profile::{
-    Ceilings, MemoryLevel, OperationProfile, PassKind, PassProfile, ProfileReport, ProfileWorkload, ReadCeiling,
+    CardDescription, Ceilings, MemoryLevel, OperationProfile, PassKind, PassProfile, ProfileReport, ProfileWorkload,
+    ReadCeiling,
 };
 pub use spec::{
     Axis, Budget, Limits, Protocol, QualityWorkload, SampleWorkload, SpeedWorkload, StrategySpec, StudySpec, Workload,

@@ -22,8 +22,13 @@ fn variant(weight_bytes: u64, decode_secs: Option<f64>) -> Measurements {
         samples_nanos: vec![],
         reference_nanos: vec![],
     };
-    let speed =
-        decode_secs.map(|secs| Speed { prompt_tokens: 8, decode_tokens: 8, prefill: phase(1.0), decode: phase(secs) });
+    let speed = decode_secs.map(|secs| Speed {
+        prompt_tokens: 8,
+        decode_tokens: 8,
+        prefill: phase(1.0),
+        decode: phase(secs),
+        limits: None,
+    });
     Measurements {
         quality: None,
         dequantized_quality: None,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceSpec;
 use crate::model::{Arithmetic, Operation};
 use crate::study::{Conditions, Ratio};
 
@@ -80,9 +81,14 @@ pub struct PassProfile {
     pub profiled_nanos: u64,
     /// Median time of a pass without it, in nanoseconds.
     pub plain_nanos: u64,
+    /// Of the time without it, the median that a card took, from when the host began to ask for the pass: the rest was the
+    /// host's alone. Absent on the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card_nanos: Option<u64>,
     /// Time with the clock over time without it, from the pairs; `None` when they say nothing about the spread.
     pub overhead: Option<Ratio>,
-    /// Every operation in the order of execution.
+    /// Every operation in the order of execution. On a card the passes with the clock launch each kernel by itself, those
+    /// without it replay the recorded step of a token.
     pub operations: Vec<OperationProfile>,
 }
 
@@ -139,12 +145,27 @@ pub struct Ceilings {
     pub float_flops: f64,
     /// Those of 8-bit integers a second; absent where the instructions have no product for them.
     pub int8_ops: Option<f64>,
-    /// Time to hand work to all threads and to hear that it is done, in seconds: no operation that is shared takes less.
+    /// Time to hand work to all threads and to hear that it is done, in seconds: no operation that is shared takes less. On
+    /// a card from one launch of an empty kernel to the next.
     pub hand_over_secs: f64,
-    /// Threads that reached it together.
+    /// Threads that reached it together; on a card the one that launches.
     pub threads: u16,
-    /// The set of instructions: `avx512-vnni`.
+    /// The set of instructions: `avx512-vnni`, `sm_90`.
     pub instructions: String,
+    /// Of which card; absent for the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<CardDescription>,
+}
+
+/// A card whose ceilings were measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CardDescription {
+    /// The maker's name.
+    pub name: String,
+    /// Its processors.
+    pub multiprocessors: u32,
+    /// From one launch of an empty kernel to the next within a recorded step, in seconds.
+    pub recorded_launch_secs: f64,
 }
 
 /// How fast a memory is read.
@@ -182,6 +203,15 @@ impl MemoryLevel {
 }
 
 impl Ceilings {
+    /// What was measured: `CPU, 2 threads, avx512-vnni`, or the card's name with its processors.
+    pub fn label(&self) -> String {
+        let what = match &self.card {
+            None => DeviceSpec::Cpu { threads: self.threads }.label(),
+            Some(card) => format!("{}, {} multiprocessors", card.name, card.multiprocessors),
+        };
+        format!("{what}, {}", self.instructions)
+    }
+
     /// The nearest memory that surely holds so many bytes, because as many were read from it; main memory holds any number.
     pub fn read_of(&self, bytes: u64) -> Option<&ReadCeiling> {
         self.reads.iter().find(|read| read.memory == MemoryLevel::Main || bytes <= read.buffer_bytes)

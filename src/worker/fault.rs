@@ -56,6 +56,7 @@ impl Executor for FaultExecutor {
             hand_over_secs: 0.0,
             threads: 1,
             instructions: String::new(),
+            card: None,
         };
         let profile = ProfileReport { passes: Vec::new(), ceilings, conditions: Conditions::default() };
         Ok((measurements, cautions, profile))

@@ -75,6 +75,62 @@ fn a_variant_is_timed_on_a_card() {
     assert!(output.status.success(), "{}", text(&output));
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(result.to_string().contains("trimtab q8_0 (cuda)"), "{result}");
+    let limits = &result["decode_limits"];
+    // In the middle of the decoded tokens ten are before: 8-bit codes with a scale for 32, f32 tables, keys and values.
+    assert!(limits["bytes_per_token"].as_u64().unwrap() > 128 * 32 * 4, "{limits}");
+    for rate in ["bytes_per_second", "launch_secs", "bandwidth_share", "launch_share"] {
+        assert!(limits[rate].as_f64().unwrap() > 0.0, "{rate}: {limits}");
+    }
+    assert_eq!(limits["launches_per_token"], 2 * 12 + 4, "{limits}");
+    assert_eq!(limits["memory"], "memory", "more bytes than the twin's cache has");
+    let said = text(&trimtab("", &[&["bench", path, "--recipe", "q8_0"], &options[..8]].concat()));
+    assert!(said.contains("bandwidth   decode reads ") && said.contains(" a token: "), "{said}");
+    let several =
+        text(&trimtab("", &[&["bench", path, "--recipe", "q8_0", "--recipe", "bf16"], &options[..8]].concat()));
+    assert!(several.contains("of bandwidth"), "{several}");
+}
+
+#[test]
+fn a_variant_s_passes_on_a_card_are_taken_apart() {
+    let toy = Toy::new();
+    let path = toy.path().to_str().unwrap();
+    let options = ["--recipe", "q8_0", "--device", "cuda:0", "--prompt", "8", "--context", "5", "--repetitions", "2"];
+    let asked = [&["profile", path], &options[..]].concat();
+    let output = trimtab("", &[&asked[..], &["--json"]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let ceilings = &report["ceilings"];
+    assert_eq!(ceilings["card"]["name"], "emulated card 0 (processor)");
+    assert_eq!(ceilings["instructions"], "sm_90");
+    assert_eq!(ceilings["reads"].as_array().unwrap().len(), 2, "{ceilings}");
+    for name in ["/float_flops", "/int8_ops", "/hand_over_secs", "/card/recorded_launch_secs"] {
+        assert!(ceilings.pointer(name).and_then(Value::as_f64).unwrap() > 0.0, "{name}: {ceilings}");
+    }
+    let passes = report["passes"].as_array().unwrap();
+    assert_eq!(passes.len(), 2);
+    for pass in passes {
+        let operations = pass["operations"].as_array().unwrap();
+        // Twelve in each of two blocks, the embedding, the last norm and the head.
+        assert_eq!(operations.len(), 2 * 12 + 3, "{pass}");
+        let mut end = 0;
+        for operation in operations {
+            let span = [0, 1].map(|at| operation["span_nanos"][at].as_u64().unwrap());
+            assert!(span[0] == end && span[1] >= end, "{operation}");
+            end = span[1];
+            if let Some(product) = operation["product"].as_str() {
+                assert!(product.contains("(cuda"), "{product}");
+            }
+        }
+        assert!(end > 0 && end <= pass["profiled_nanos"].as_u64().unwrap() * 2, "{pass}");
+        let [plain, on_card] = ["plain_nanos", "card_nanos"].map(|name| pass[name].as_u64().unwrap());
+        assert!(on_card > 0 && on_card <= plain, "{plain} {on_card}");
+        assert!(pass["roofline"]["bottleneck"]["bound"].is_string(), "{pass}");
+    }
+    let said = text(&trimtab("", &asked));
+    for words in ["ceilings of emulated card 0 (processor), 1 multiprocessors, sm_90", "on the card ", "recorded step"]
+    {
+        assert!(said.contains(words), "{words}: {said}");
+    }
 }
 
 #[test]

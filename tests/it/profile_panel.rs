@@ -15,7 +15,7 @@ use trimtab::device::DeviceSpec;
 use trimtab::model::ModelSource;
 use trimtab::recipe::Recipe;
 use trimtab::session::{ModelState, ProfileRequest, ProfileState, RunStatus, Session};
-use trimtab::study::{Phase, ProfileWorkload};
+use trimtab::study::{CardDescription, Phase, ProfileWorkload};
 
 use crate::ui_fixture::World;
 
@@ -70,6 +70,31 @@ fn a_profile_is_shown_sorted_copied_and_written() {
     click(&mut harness, "Trace…");
     let dialog = Command::Dialog(DialogKind::Export(ExportKind::ProfileTrace));
     assert_eq!(harness.state().sent.last(), Some(&dialog));
+}
+
+#[test]
+fn a_card_s_profile_names_the_card_and_what_binds_it() {
+    let mut world = World::with_profile();
+    let report = world.profiling.as_mut().and_then(|shown| shown.report.as_mut()).map(Arc::make_mut).unwrap();
+    let name = "NVIDIA H100".to_owned();
+    report.ceilings.card = Some(CardDescription { name, multiprocessors: 132, recorded_launch_secs: 1e-6 });
+    report.ceilings.instructions = "sm_90".to_owned();
+    // A second a launch: no operation is long beside it. The card works for a quarter of the second pass.
+    report.ceilings.hand_over_secs = 1.0;
+    report.ceilings.float_flops = 1e18;
+    report.ceilings.int8_ops = Some(1e18);
+    report.ceilings.reads.iter_mut().for_each(|read| read.bytes_per_second = 1e18);
+    report.passes[0].card_nanos = Some(report.passes[0].plain_nanos);
+    report.passes[1].card_nanos = Some(report.passes[1].plain_nanos / 4);
+    let mut harness = alone(world);
+    let is_shown = |harness: &Harness<'_, World>, words: &str| {
+        assert!(harness.query_all_by_label_contains(words).next().is_some(), "{words}");
+    };
+    is_shown(&harness, "NVIDIA H100, 132 multiprocessors, sm_90");
+    is_shown(&harness, "Launches: 100 % of the time goes to operations too short for a launch of 1.00 s");
+    click(&mut harness, "Pass decode behind 255");
+    is_shown(&harness, "Host: the card is without work for 75.0 % of the time");
+    is_shown(&harness, "host 75.0 %");
 }
 
 #[test]

@@ -238,6 +238,7 @@ pub(super) fn measurements(id: u32, n_samples: u32) -> Measurements {
             decode_tokens: 64,
             prefill: phase_speed(id, 128.0, 0.060, 5.max(n_samples / 20)),
             decode: phase_speed(id, 1.0, 0.0021, n_samples),
+            limits: None,
         }),
         memory: Memory {
             weight_bytes,

@@ -231,10 +231,18 @@ mod tests {
             hand_over_secs: 1e-6,
             threads: 1,
             instructions: String::new(),
+            card: None,
         };
         let kind = PassKind::Prefill { tokens: 2 };
-        let pass =
-            PassProfile { kind, repetitions: 2, profiled_nanos: 550, plain_nanos: 540, overhead: None, operations };
+        let pass = PassProfile {
+            kind,
+            repetitions: 2,
+            profiled_nanos: 550,
+            plain_nanos: 540,
+            card_nanos: None,
+            overhead: None,
+            operations,
+        };
         (pass, ceilings)
     }
 

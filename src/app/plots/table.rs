@@ -161,6 +161,7 @@ fn caution_name(caution: &Caution) -> &'static str {
         Caution::CalibratedOnScored => "calibrated on this text",
         Caution::Noted { .. } => "see notes",
         Caution::SlowLowRank { .. } => "slow low rank",
+        Caution::FarFromBandwidth { .. } => "far from bandwidth",
         Caution::FreshWorker => "fresh worker",
     }
 }

@@ -33,6 +33,8 @@ pub struct ProfileWords {
     pub prefill: fn(&str) -> String,
     pub decode: fn(&str) -> String,
     pub times: fn(&str, &str) -> String,
+    pub host: fn(&str) -> String,
+    pub host_hint: &'static str,
     pub overhead: fn(&str) -> String,
     pub overhead_hint: &'static str,
     pub copy: &'static str,
@@ -61,8 +63,8 @@ pub struct ProfileWords {
     pub operation: fn(Operation) -> &'static str,
     pub group: fn(OperationGroup) -> &'static str,
     pub bound: fn(Bound) -> &'static str,
-    /// Share of the time, then what is reached and the ceiling over it where there are such.
-    pub bottleneck: fn(Bound, &str, Option<(&str, &str)>) -> String,
+    /// Share of the time, what is reached and the ceiling over it where there are such, and the cost of a launch.
+    pub bottleneck: fn(Bound, &str, Option<[&str; 2]>, &str) -> String,
     pub ceilings: fn(&str) -> String,
 }
 
@@ -96,6 +98,8 @@ impl ProfileWords {
         prefill: |tokens| format!("prefill of {tokens}"),
         decode: |context| format!("decode behind {context}"),
         times: |plain, passes| format!("{plain} a pass, median of {passes}"),
+        host: |share| format!("host {share}"),
+        host_hint: "Share of a pass without the clock in which the card is without work",
         overhead: |ratio| format!("clock {ratio}"),
         overhead_hint: "Time of a pass with the clock between operations over the time without it, with its 95 % interval",
         copy: "Copy CSV",
@@ -125,17 +129,21 @@ impl ProfileWords {
         operation: Operation::name,
         group: OperationGroup::name,
         bound: Bound::name,
-        bottleneck: |bound, time, figures| {
-            let figures = figures.map_or_else(String::new, |(reached, ceiling)| format!(" at {reached} of {ceiling}"));
+        bottleneck: |bound, time, figures, launch| {
+            let figures = figures.map_or_else(String::new, |[reached, ceiling]| format!(" at {reached} of {ceiling}"));
             match bound {
-                Bound::Memory => format!("Memory bandwidth: {time} of the time waits for main memory{figures}"),
+                Bound::Memory => format!("Memory bandwidth: {time} of the time waits for memory{figures}"),
                 Bound::Cache => format!("Cache bandwidth: {time} of the time waits for caches{figures}"),
                 Bound::Compute => format!("Compute: {time} of the time multiplies{figures}"),
                 Bound::Overhead => {
                     format!("Host overhead: {time} of the time goes to operations too short to come near a ceiling")
                 }
+                Bound::Launches => {
+                    format!("Launches: {time} of the time goes to operations too short for a launch of {launch}")
+                }
+                Bound::Host => format!("Host: the card is without work for {time} of the time"),
             }
         },
-        ceilings: |threads| format!("ceilings measured on {threads}, best of several runs"),
+        ceilings: |device| format!("ceilings measured on {device}, best of several runs"),
     };
 }

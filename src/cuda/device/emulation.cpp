@@ -200,6 +200,7 @@ const Entry ENTRIES[] = {
     ENTRY(spread_bias) ENTRY(scale_sums)
     ENTRY(attend_tile_f32_64) ENTRY(attend_tile_f32_128) ENTRY(attend_tile_f32_256)
     ENTRY(attend_tile_f16_64) ENTRY(attend_tile_f16_128) ENTRY(attend_tile_f16_256)
+    ENTRY(read_again) ENTRY(multiply_adds) ENTRY(dot_products) ENTRY(nothing)
 };
 
 }  // namespace

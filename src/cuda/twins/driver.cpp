@@ -17,7 +17,8 @@ EXPORT void trimtab_twin_holds(int card, size_t* bytes, size_t* things) {
     GUARD;
     const auto found = contexts.find(card);
     *bytes = found == contexts.end() ? 0 : found->second->allocated;
-    *things = objects<Stream>.size() + objects<Module>.size() + objects<Graph>.size() + objects<Executable>.size();
+    *things = objects<Stream>.size() + objects<Module>.size() + objects<Event>.size() + objects<Graph>.size() +
+              objects<Executable>.size();
 }
 
 // Takes the place of `TRIMTAB_TWIN`, before anything else or after everything.
@@ -103,8 +104,13 @@ API cuDeviceTotalMem_v2(size_t* bytes, int device) {
 API cuDeviceGetAttribute(int* value, int attribute, int device) {
     GUARD;
     if (int error = card_of(device)) return error;
-    if (attribute != 75 && attribute != 76) return INVALID_VALUE;
-    *value = attribute == 75 ? script->capability / 10 : script->capability % 10;
+    switch (attribute) {
+        case 16: *value = 1; break;  // multiprocessors
+        case 38: *value = 8 << 10; break;  // bytes of the second cache: few, for tests read many times as much
+        case 75: *value = script->capability / 10; break;
+        case 76: *value = script->capability % 10; break;
+        default: return INVALID_VALUE;
+    }
     return SUCCESS;
 }
 
@@ -128,6 +134,7 @@ API cuDevicePrimaryCtxRelease_v2(int device) {
     context.memory.clear();
     context.allocated = 0;
     std::erase_if(objects<Stream>, [&](auto& entry) { return entry.second->context == &context; });
+    std::erase_if(objects<Event>, [&](auto& entry) { return entry.second->context == &context; });
     std::erase_if(objects<Module>, [&](auto& entry) { return entry.second->context == &context; });
     std::erase_if(objects<Executable>, [&](auto& entry) { return entry.second->context == &context; });
     // A fault stays for as long as the process does: the same context comes back.
@@ -191,6 +198,41 @@ API cuStreamSynchronize(void* stream) {
     GUARD;
     if (int error = enter_alone()) return error;
     return run(known<Stream>(stream));
+}
+
+API cuEventCreate(void** event, unsigned flags) {
+    GUARD;
+    if (int error = enter_alone()) return error;
+    if (flags) return INVALID_VALUE;
+    *event = add(Event{current, std::make_shared<Moment>()});
+    return SUCCESS;
+}
+
+API cuEventDestroy_v2(void* event) {
+    GUARD;
+    return drop<Event>(event);
+}
+
+API cuEventRecord(void* handle, void* stream) {
+    GUARD;
+    // What a capture makes of an event is no time.
+    if (int error = enter_alone()) return error;
+    Event& event = known<Event>(handle);
+    if (event.context != current) return INVALID_HANDLE;
+    Operation op{Operation::MARK};
+    op.moment = event.moment;
+    ++event.moment->asked;
+    return ask(stream, std::move(op));
+}
+
+API cuEventElapsedTime_v2(float* milliseconds, void* first, void* second) {
+    GUARD;
+    if (int error = enter()) return error;
+    const Moment &from = *known<Event>(first).moment, &to = *known<Event>(second).moment;
+    if (!from.asked || !to.asked) return INVALID_HANDLE;
+    if (from.reached != from.asked || to.reached != to.asked) return NOT_READY;
+    *milliseconds = std::chrono::duration<float, std::milli>(to.at - from.at).count();
+    return SUCCESS;
 }
 
 API cuMemAlloc_v2(uint64_t* address, size_t bytes) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
@@ -22,7 +23,7 @@ namespace {
 enum Result {
     SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_DEVICE = 101,
     INVALID_IMAGE = 200, INVALID_CONTEXT = 201, NO_BINARY_FOR_GPU = 209, INVALID_HANDLE = 400, NOT_FOUND = 500,
-    ILLEGAL_ADDRESS = 700, CONTEXT_IS_DESTROYED = 709, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901,
+    NOT_READY = 600, ILLEGAL_ADDRESS = 700, CONTEXT_IS_DESTROYED = 709, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901,
     UNKNOWN = 999
 };
 constexpr int HANG = -1, LOST = -2;
@@ -72,8 +73,14 @@ struct Script {
     }
 };
 
+// When an event was reached, of the times that it was asked for.
+struct Moment {
+    unsigned asked = 0, reached = 0;
+    std::chrono::steady_clock::time_point at = {};
+};
+
 struct Operation {
-    enum Kind { LAUNCH, SET, TO_CARD, TO_HOST, CALL } kind;
+    enum Kind { LAUNCH, SET, TO_CARD, TO_HOST, CALL, MARK } kind;
     uint64_t address = 0;
     size_t bytes = 0;
     unsigned char value = 0;
@@ -87,6 +94,7 @@ struct Operation {
     void (*call)(const void*) = nullptr;
     std::vector<char> state = {};
     std::vector<std::pair<uint64_t, size_t>> uses = {};
+    std::shared_ptr<Moment> moment = {};
 };
 using Operations = std::vector<Operation>;
 
@@ -115,6 +123,10 @@ struct Function {
     std::string name;
     unsigned arity;
     uint64_t pointers;
+};
+struct Event {
+    Context* context;
+    std::shared_ptr<Moment> moment;
 };
 struct Graph { Operations steps; };
 struct Executable {
@@ -181,6 +193,11 @@ int execute(Context& context, const Operation& op) {
         for (const auto& [address, bytes] : op.uses)
             if (address && !is_inside(context, address, bytes)) return ILLEGAL_ADDRESS;
         op.call(op.state.data());
+        return SUCCESS;
+    }
+    if (op.kind == Operation::MARK) {
+        ++op.moment->reached;
+        op.moment->at = std::chrono::steady_clock::now();
         return SUCCESS;
     }
     if (!is_inside(context, op.address, op.bytes)) return ILLEGAL_ADDRESS;

@@ -102,7 +102,13 @@ fn measurements(weight_bytes: u64, kl: f64, simulated_layers: u32) -> Measuremen
             windows: vec![WindowScore { nll, reference_nll: 1.2, kl, top1: 1.0 - kl }; 2],
         }),
         dequantized_quality: None,
-        speed: Some(Speed { prompt_tokens: 256, decode_tokens: 64, prefill: phase(3000.0), decode: phase(700.0) }),
+        speed: Some(Speed {
+            prompt_tokens: 256,
+            decode_tokens: 64,
+            prefill: phase(3000.0),
+            decode: phase(700.0),
+            limits: None,
+        }),
         memory: Memory {
             weight_bytes,
             held_bytes: weight_bytes * 2,

@@ -4,6 +4,7 @@
 //! trial recompresses only layers whose settings changed.
 
 mod calibration;
+mod ceilings;
 mod energy;
 mod profile;
 mod quality;
@@ -22,7 +23,7 @@ use crate::recipe::{Plan, Recipe};
 use crate::runtime::{ModelStore, Place, Placed, RuntimeError, Sampling};
 use crate::study::{
     CardMemoryEstimate, Caution, Ceilings, Disturbance, Failure, FailureKind, Measurements, MemoryEstimate, Phase,
-    ProfileReport, ProfileWorkload, SampleWorkload, StudyEvent, TrialSpec, Workload,
+    ProfileReport, ProfileWorkload, SampleWorkload, Speed, StudyEvent, TrialSpec, Workload,
 };
 use crate::telemetry::{ConditionsProbe, memory};
 use crate::worker::serve::{Executor, Sink};
@@ -147,10 +148,16 @@ impl Executor for TrialExecutor {
         conditions.repeated_sections = timed.as_ref().map_or(0, |timed| timed.repeats);
         cautions.extend(plan_cautions(&plan));
         cautions.extend(timed.as_ref().and_then(|timed| disturbed(&timed.disturbance, timed.repeats)));
-        let speed = timed.map(|timed| timed.speed);
         let mut known = measurements(&plan, &variant, report, conditions, Some(&placed));
         known.memory.predicted_peak_bytes = Some(open.predicted_bytes(&plan, &spec.workload));
         known.memory.peak_gpu_bytes = open.place.peak_bytes();
+        let mut speed = None;
+        if let (Some(timed), Some(workload)) = (timed, &spec.workload.speed) {
+            // Behind everything that is counted: the ceilings of a card take memory and time of it.
+            let limits = open.decode_limits(&placed, workload, timed.launches)?;
+            cautions.extend(limits.and_then(|limits| limits.caution(timed.speed.decode.latency_secs.value)));
+            speed = Some(Speed { limits, ..timed.speed });
+        }
         let measurements = Measurements { quality, dequantized_quality, speed, energy, sample_text, ..known };
         Ok((measurements, cautions))
     }
@@ -168,10 +175,6 @@ impl Executor for TrialExecutor {
         workload: ProfileWorkload,
         sink: &Sink,
     ) -> Result<(Measurements, Vec<Caution>, ProfileReport), Failure> {
-        if let DeviceSpec::Cuda { .. } = spec.device {
-            let message = "operations are timed on the processor only so far: profile with --device cpu";
-            return Err(Failure::new(FailureKind::Recipe, message));
-        }
         let uuid = uuid(spec.device)?;
         let sink = TrialSink { spec, sink, energy: None, uuid: uuid.as_deref() };
         memory::reset_peak();

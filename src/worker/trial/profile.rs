@@ -2,23 +2,16 @@
 
 use std::time::Instant;
 
-use crate::kernels::{self, Isa};
 use crate::measure::{abba, paired_ratio};
-use crate::nn::{Llama, Mark, Probe, Work};
-use crate::runtime::{RuntimeError, token_trace};
+use crate::nn::{Mark, Work};
+use crate::runtime::{Placed, Timed, token_trace};
 use crate::study::{
-    Arm, Caution, Ceilings, Failure, FailureKind, Measurements, MemoryLevel, OperationProfile, PassKind, PassProfile,
-    Phase, ProfileReport, ProfileWorkload, ReadCeiling, TrialSpec,
+    Arm, Caution, Failure, FailureKind, Measurements, OperationProfile, PassKind, PassProfile, Phase, ProfileReport,
+    ProfileWorkload, TrialSpec,
 };
-use crate::telemetry::{ConditionsProbe, DisturbanceProbe, caches};
+use crate::telemetry::{ConditionsProbe, DisturbanceProbe};
 use crate::worker::trial::variant::{Built, measurements};
 use crate::worker::trial::{Open, TrialSink, disturbed, failure, plan_cautions, reference};
-
-/// Caches of this level and beyond have a ceiling: the first is too small for the states of a pass.
-const NEAREST_LEVEL: u8 = 2;
-/// The buffer that is read from main memory, in multiples of the last cache, and at least.
-const BEYOND_CACHES: u64 = 4;
-const MIN_MAIN_BYTES: u64 = 64 << 20;
 
 impl Open {
     /// Makes the variant of a trial and takes its passes apart.
@@ -32,23 +25,27 @@ impl Open {
         let Built { plan, variant, report, mut cautions } = self.build(spec, None, sink)?;
         let max_context = variant.model.config().max_context;
         check(workload, max_context)?;
+        let placed = self.put(&variant.model)?;
         let n_tokens = workload.prompt.max(workload.context + 1) as usize;
         let trace = token_trace(&reference(&self.store), n_tokens, spec.seed);
         let (conditions, mut disturbance) = (ConditionsProbe::start(), DisturbanceProbe::start(spec.device, sink.uuid));
         let kinds = [PassKind::Prefill { tokens: workload.prompt }, PassKind::Decode { context: workload.context }];
         let passes = kinds.into_iter().map(|kind| {
-            let passes = Passes { model: &variant.model, kind, trace: &trace, repetitions: workload.repetitions };
+            let passes = Passes { model: &placed, kind, trace: &trace, repetitions: workload.repetitions };
             passes.profile(spec.seed, sink)
         });
         let passes = passes.collect::<Result<Vec<_>, _>>()?;
         let seen = disturbance.look();
-        let ceilings = self.ceilings.get_or_insert_with(|| ceilings(threads));
-        ceilings.take_in(&passes);
+        let ceilings = self.ceilings(threads)?;
+        // A card is not shared as threads are, and its tensor cores are not under the ceilings that were measured.
+        if ceilings.card.is_none() {
+            ceilings.take_in(&passes);
+        }
         let ceilings = ceilings.clone();
         let conditions = conditions.finish(threads);
         cautions.extend(plan_cautions(&plan));
         cautions.extend(disturbed(&seen, 0));
-        let measurements = measurements(&plan, &variant, report, conditions.clone(), None);
+        let measurements = measurements(&plan, &variant, report, conditions.clone(), Some(&placed));
         Ok((measurements, cautions, ProfileReport { passes, ceilings, conditions }))
     }
 }
@@ -68,10 +65,16 @@ fn check(workload: ProfileWorkload, max_context: usize) -> Result<(), Failure> {
 
 /// The passes of one kind.
 struct Passes<'a> {
-    model: &'a Llama,
+    model: &'a Placed,
     kind: PassKind,
     trace: &'a [u32],
     repetitions: u32,
+}
+
+/// One pass.
+enum Run {
+    Plain(Timed),
+    Marked(Sample),
 }
 
 /// One pass with the clock.
@@ -81,49 +84,47 @@ struct Sample {
 }
 
 impl Passes<'_> {
-    /// Runs passes with the clock between operations and without it, turn about.
+    /// Runs passes with the clock between operations and without it, turn about. On a card the plain ones replay a token's
+    /// recorded step.
     fn profile(&self, seed: u64, sink: &TrialSink<'_>) -> Result<PassProfile, Failure> {
-        let failed = |error: crate::nn::NnError| failure(RuntimeError::from(error));
         let (phase, past, tokens) = match self.kind {
             PassKind::Prefill { tokens } => (Phase::Prefill, 0, &self.trace[..tokens as usize]),
             PassKind::Decode { context } => (Phase::Decode, context as usize, &self.trace[context as usize..][..1]),
         };
         let works = self.model.work(tokens.len(), past);
-        let mut cache = self.model.new_cache(past + tokens.len()).map_err(failed)?;
-        let (mut logits, mut probe) = (Vec::new(), Probe::new(works.len()));
+        let mut text = self.model.text(past + tokens.len()).map_err(failure)?;
         let total = 2 * self.repetitions;
         sink.progress(phase, 0, total);
         if past > 0 {
-            self.model.next_logits(&self.trace[..past], &mut cache, &mut logits).map_err(failed)?;
+            text.run(&self.trace[..past]).map_err(failure)?;
         }
-        let mut run = |arm: Arm, probe: &mut Probe| {
+        let mut run = |arm: Arm| {
             sink.check()?;
-            cache.truncate(past);
+            text.truncate(past).map_err(failure)?;
+            if arm == Arm::Reference {
+                return Ok(Run::Plain(text.run_timed(tokens).map_err(failure)?));
+            }
             let began = Instant::now();
-            let probe = (arm == Arm::Variant).then(|| {
-                probe.begin();
-                probe
-            });
-            self.model.probed_logits(tokens, &mut cache, &mut logits, probe).map_err(failed)?;
-            Ok(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX))
+            text.run_marked(tokens).map_err(failure)?;
+            let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            Ok(Run::Marked(Sample { nanos, marks: text.marks().map_err(failure)? }))
         };
-        // Warm-up: pages, caches and threads.
-        run(Arm::Reference, &mut probe)?;
-        run(Arm::Variant, &mut probe)?;
+        // Warm-up: pages, caches, threads and marks.
+        run(Arm::Reference)?;
+        run(Arm::Variant)?;
         let (mut plain, mut samples) = (Vec::new(), Vec::new());
         // The arm that is profiled is the variant of the other comparisons.
         for (done, arm) in abba(self.repetitions).enumerate() {
-            let nanos = run(arm, &mut probe)?;
-            match arm {
-                Arm::Reference => plain.push(nanos),
-                Arm::Variant => samples.push(Sample { nanos, marks: probe.marks().to_vec() }),
+            match run(arm)? {
+                Run::Plain(timed) => plain.push(timed),
+                Run::Marked(sample) => samples.push(sample),
             }
             sink.progress(phase, done as u32 + 1, total);
         }
         Ok(self.summary(works, &plain, &samples, seed))
     }
 
-    fn summary(&self, works: Vec<Work>, plain: &[u64], samples: &[Sample], seed: u64) -> PassProfile {
+    fn summary(&self, works: Vec<Work>, plain: &[Timed], samples: &[Sample], seed: u64) -> PassProfile {
         let profiled: Vec<u64> = samples.iter().map(|sample| sample.nanos).collect();
         let profiled_nanos = median(profiled.clone());
         // The recorded pass that is the most ordinary one.
@@ -140,13 +141,16 @@ impl Passes<'_> {
             arithmetic: work.arithmetic,
             product: work.product,
         });
+        let card_nanos: Option<Vec<u64>> = plain.iter().map(|timed| timed.card_nanos).collect();
+        let plain: Vec<u64> = plain.iter().map(|timed| timed.nanos).collect();
         let secs = |nanos: &[u64]| nanos.iter().map(|nanos| *nanos as f64 * 1e-9).collect::<Vec<f64>>();
         PassProfile {
             kind: self.kind,
             repetitions: self.repetitions,
             profiled_nanos,
-            plain_nanos: median(plain.to_vec()),
-            overhead: paired_ratio(&secs(&profiled), &secs(plain), seed),
+            plain_nanos: median(plain.clone()),
+            card_nanos: card_nanos.map(median),
+            overhead: paired_ratio(&secs(&profiled), &secs(&plain), seed),
             operations: operations.collect(),
         }
     }
@@ -171,31 +175,6 @@ fn median(mut values: Vec<u64>) -> u64 {
         n if n % 2 == 1 => values[n / 2],
         n => u64::midpoint(values[n / 2 - 1], values[n / 2]),
     }
-}
-
-/// What this machine reaches with the pool's threads.
-fn ceilings(threads: u16) -> Ceilings {
-    let caches = caches();
-    let mut reads: Vec<ReadCeiling> = Vec::new();
-    for cache in caches.iter().filter(|cache| cache.level >= NEAREST_LEVEL) {
-        let capacity = cache.bytes_of(threads);
-        reads.extend(read(MemoryLevel::Cache(cache.level), Some(capacity), capacity * 3 / 4));
-    }
-    let last = caches.last().map_or(0, |cache| cache.bytes_of(threads));
-    reads.extend(read(MemoryLevel::Main, None, (last * BEYOND_CACHES).max(MIN_MAIN_BYTES)));
-    Ceilings {
-        reads,
-        float_flops: kernels::float_flops(),
-        int8_ops: kernels::int8_ops(),
-        hand_over_secs: kernels::hand_over_secs(),
-        threads,
-        instructions: Isa::current().name().to_owned(),
-    }
-}
-
-fn read(memory: MemoryLevel, capacity_bytes: Option<u64>, buffer_bytes: u64) -> Option<ReadCeiling> {
-    let bytes_per_second = kernels::read_bytes_per_second(usize::try_from(buffer_bytes).ok()?)?;
-    Some(ReadCeiling { memory, capacity_bytes, buffer_bytes, bytes_per_second })
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub(super) struct Timed {
     pub(super) repeats: u32,
     /// What disturbed sections that count.
     pub(super) disturbance: Disturbance,
+    /// Kernels of a token of the variant on a card.
+    pub(super) launches: Option<u64>,
 }
 
 /// Times both arms, and reads the energy of the variant's repetitions between its timed sections. The reference's own trial
@@ -94,7 +96,8 @@ pub(super) fn measure(
     let speed = samples.finish(workload, is_reference, seed).ok_or_else(|| {
         Failure::new(FailureKind::NonFinite, "the clock did not advance; use a longer prompt or more decoded tokens")
     })?;
-    Ok(Timed { speed, stretches, repeats: sections.repeats(), disturbance })
+    let launches = own_text.launches();
+    Ok(Timed { speed, stretches, repeats: sections.repeats(), disturbance, launches })
 }
 
 /// Tells between two timed sections that a repetition goes on: a slow model may take minutes for one.
@@ -158,6 +161,7 @@ impl Samples {
             decode_tokens: workload.decode,
             prefill: phase_speed(workload.prompt, prefill, reference_prefill, 1, is_reference, seed)?,
             decode: phase_speed(1, decode, reference_decode, block, is_reference, seed)?,
+            limits: None,
         })
     }
 }

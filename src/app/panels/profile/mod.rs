@@ -14,7 +14,7 @@ use crate::app::plots::profile::{PassView, Sort};
 use crate::app::theme::{ROW_HEIGHT, Tokens};
 use crate::app::words;
 use crate::export::profile;
-use crate::measure::roofline::Bound;
+use crate::measure::roofline::{Bound, host_share};
 use crate::model::{ModelGraph, OperationGroup};
 use crate::recipe::Recipe;
 use crate::session::{ModelState, ProfileRequest, ProfileState, Profiling};
@@ -223,6 +223,9 @@ fn heading_ui(shown: &Shown<'_>, ui: &mut Ui, current: usize) -> usize {
         }
         let time = duration(shown.pass.plain_nanos as f64 * 1e-9);
         ui.label(quiet((words.times)(&time, &count(shown.pass.repetitions.into())), tokens));
+        if let Some(share) = host_share(shown.pass) {
+            ui.label(quiet((words.host)(&percent(share)), tokens)).on_hover_text(words.host_hint);
+        }
         if let Some(ratio) = shown.pass.overhead {
             let [low, high] = ratio.ci95.map(|bound| significant(bound, 4));
             let text = format!("{} × ({low}–{high})", significant(ratio.value, 4));
@@ -248,8 +251,9 @@ fn summary_ui(shown: &Shown<'_>, ui: &mut Ui) {
     let unit = if found.bound == Bound::Compute { "FLOP/s" } else { "B/s" };
     let figures = found.reached.zip(found.ceiling).map(|(reached, ceiling)| [reached, ceiling]);
     let figures = figures.map(|figures| figures.map(|figure| per_second(figure, unit)));
-    let figures = figures.as_ref().map(|[reached, ceiling]| (reached.as_str(), ceiling.as_str()));
-    let text = (shown.cx.words.profile.bottleneck)(found.bound, &percent(found.time_share), figures);
+    let figures = figures.as_ref().map(|figures| figures.each_ref().map(String::as_str));
+    let launch = duration(shown.report.ceilings.hand_over_secs);
+    let text = (shown.cx.words.profile.bottleneck)(found.bound, &percent(found.time_share), figures, &launch);
     ui.add(Label::new(RichText::new(text).color(shown.cx.theme.text_strong)).wrap());
 }
 

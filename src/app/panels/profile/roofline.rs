@@ -8,7 +8,6 @@ use crate::app::plots::paint::{self, LabelPlacer, Shape, quiet};
 use crate::app::plots::profile::{Point, RoofLine};
 use crate::app::plots::scale::log_marks;
 use crate::app::theme::SMALL;
-use crate::device::DeviceSpec;
 use crate::measure::roofline::Roof;
 use crate::model::Arithmetic;
 use crate::units::{per_second, significant};
@@ -25,8 +24,7 @@ pub(super) fn ui(shown: &Shown<'_>, ui: &mut Ui, height: f32) {
         if shown.is_wide {
             ui.label(RichText::new(words.roofline).small().strong().color(tokens.text));
         }
-        let threads = DeviceSpec::Cpu { threads: shown.report.ceilings.threads }.label();
-        let text = (words.ceilings)(&format!("{threads}, {}", shown.report.ceilings.instructions));
+        let text = (words.ceilings)(&shown.report.ceilings.label());
         ui.add(egui::Label::new(quiet(text, tokens)).truncate());
     });
     let x_axis = paint::x_axis(tokens).formatter(|mark, _| tick(mark.value)).label(quiet(words.intensity, tokens));
