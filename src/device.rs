@@ -104,6 +104,10 @@ pub struct CardCeilings {
     pub float_flops: f64,
     /// Those of 8-bit integers a second, outside of tensor cores.
     pub int8_ops: f64,
+    /// Multiplications and additions of bfloat16 a second on tensor cores; absent without the library of such products.
+    pub tensor_flops: Option<f64>,
+    /// Those of 8-bit integers a second on tensor cores.
+    pub tensor_int8_ops: Option<f64>,
     /// From one launch of an empty kernel to the next, in seconds.
     pub launch_secs: f64,
     /// The same within a recorded step.

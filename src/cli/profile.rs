@@ -255,5 +255,7 @@ fn ceilings_text(ceilings: &Ceilings) -> String {
     );
     lines.push(format!("  {:<13} {}", "f32", per_second(ceilings.float_flops, "FLOP/s")));
     lines.extend(ceilings.int8_ops.map(|ops| format!("  {:<13} {}", "int8", per_second(ops, "OP/s"))));
+    lines.extend(ceilings.tensor_flops.map(|ops| format!("  {:<13} {}", "tensor cores", per_second(ops, "FLOP/s"))));
+    lines.extend(ceilings.tensor_int8_ops.map(|ops| format!("  {:<13} {}", "  with int8", per_second(ops, "OP/s"))));
     lines.join("\n")
 }

@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use crate::cuda::CudaError;
-use crate::cuda::card::{Buffer, Card, Launch};
+use crate::cuda::card::{Buffer, Card, Gemm, GemmType, Launch};
 use crate::device::{CardCeilings, CardRead};
 
 /// Threads of a block, and blocks that a multiprocessor has at the same time.
@@ -20,6 +20,8 @@ const FLOATS_A_TURN: usize = 2 * 32;
 const INTS_A_TURN: usize = 8 * 32;
 /// The buffer that is read from memory, in multiples of the cache: as much as there is room for.
 const BEYOND_CACHE: [usize; 3] = [16, 8, 4];
+/// The side of a product of square matrices is a multiple of this.
+const LEAST_SIDE: usize = 32;
 /// Launches of a run that counts their cost.
 const LAUNCHES: usize = 256;
 
@@ -45,6 +47,8 @@ pub(super) fn measure(card: &Rc<dyn Card>) -> Result<CardCeilings, CudaError> {
         memory,
         float_flops: bench.arithmetic("multiply_adds", 0.5_f32.to_bits(), FLOATS_A_TURN)?,
         int8_ops: bench.arithmetic("dot_products", 0x0101_0101, INTS_A_TURN)?,
+        tensor_flops: bench.products(GemmType::Bf16, traits.cache_bytes)?,
+        tensor_int8_ops: bench.products(GemmType::Int8, traits.cache_bytes)?,
         launch_secs: launch(false)?,
         recorded_launch_secs: launch(true)?,
     })
@@ -113,6 +117,31 @@ impl Bench<'_> {
     fn arithmetic(&self, kernel: &str, word: u32, a_turn: usize) -> Result<f64, CudaError> {
         let values = Buffer::of(self.card, &vec![word; self.n_threads()])?;
         self.rate((a_turn * self.n_threads()) as f64, |turns| self.launch(kernel, &[values.address(), turns]))
+    }
+
+    /// Operations a second of the library's product of two square matrices, as large as the cache has room for; `None`
+    /// where it has none. Noise, since the same bits over and over cost less power and run faster.
+    fn products(&self, numbers: GemmType, cache_bytes: usize) -> Result<Option<f64>, CudaError> {
+        let side = (cache_bytes / 2 / numbers.bytes()).isqrt() / LEAST_SIDE * LEAST_SIDE;
+        let plain = Gemm { numbers, shape: [side; 3], strides: [side; 3], ..Gemm::default() };
+        if side == 0 || !self.card.has_gemm(&plain)? {
+            return Ok(None);
+        }
+        let mut state = 1_u32;
+        let noise: Vec<u8> = (0..side * side * numbers.bytes())
+            .map(|place| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let byte = (state >> 24) as u8;
+                // The upper byte of a bfloat16 near one, of either sign.
+                if numbers == GemmType::Bf16 && place % 2 == 1 { 0x3f | byte & 0x80 } else { byte }
+            })
+            .collect();
+        let factors = [Buffer::of(self.card, &noise)?, Buffer::of(self.card, &noise)?];
+        let [weights, x] = factors.each_ref().map(Buffer::address);
+        let out = Buffer::floats(self.card, side * side)?;
+        let gemm = Gemm { weights, x, y: out.address(), ..plain };
+        let a_turn = 2.0 * (side as f64).powi(3);
+        self.rate(a_turn, |turns| (0..turns).try_for_each(|_| self.card.gemm(&gemm))).map(Some)
     }
 
     /// Seconds from one empty kernel to the next, as they are launched or from a recorded step.

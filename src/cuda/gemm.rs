@@ -106,11 +106,11 @@ impl Many {
         self.above
     }
 
-    /// The type of both factors, for tables.
-    pub(super) fn name(&self) -> &'static str {
+    /// The type of both factors.
+    pub(super) fn numbers(&self) -> GemmType {
         match self.weights {
-            Weights::Direct(numbers, _) => numbers.name(),
-            Weights::Written { .. } => GemmType::F16.name(),
+            Weights::Direct(numbers, _) => numbers,
+            Weights::Written { .. } => GemmType::F16,
         }
     }
 

@@ -6,10 +6,11 @@ use std::sync;
 
 use crate::compress::{ActivationGrid, PackedWeights};
 use crate::cuda::CudaError;
-use crate::cuda::card::{Buffer, Card};
+use crate::cuda::card::{Buffer, Card, GemmType};
 use crate::cuda::gemm::Written;
 use crate::cuda::matrix::{Matrix, Onto, address};
 use crate::cuda::rounding::Activations;
+use crate::model::Arithmetic;
 use crate::nn::{self, MatrixSource, with_values};
 
 /// Matrices on a card by the weights that they were made from: a variant shares those that it has in common with others.
@@ -123,9 +124,16 @@ impl Linear {
         (products + if self.bias.is_some() { self.shape[0] } else { 0 }) as u64
     }
 
-    /// Whether every product takes 8-bit activations.
-    pub(super) fn is_integer(&self) -> bool {
-        self.matrices().all(|matrix| matrix.takes_tokens())
+    /// What its products of so many rows are done in: that of most of its work.
+    pub(super) fn arithmetic(&self, rows: usize) -> Arithmetic {
+        let largest = self.matrices().max_by_key(|matrix| matrix.shape().iter().product::<usize>());
+        let is_integer = self.matrices().all(|matrix| matrix.takes_tokens());
+        match largest.and_then(|matrix| matrix.library_type(rows)) {
+            Some(GemmType::F16 | GemmType::Bf16) => Arithmetic::TensorFloat,
+            Some(GemmType::Int8) => Arithmetic::TensorInt8,
+            None if is_integer => Arithmetic::Int8,
+            Some(GemmType::F32) | None => Arithmetic::Float,
+        }
     }
 
     /// How the product runs, for tables.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::compress::{ActivationGrid, PackedWeights};
 use crate::cuda::CudaError;
-use crate::cuda::card::{Buffer, Card, Launch};
+use crate::cuda::card::{Buffer, Card, GemmType, Launch};
 use crate::cuda::gemm::{Many, Written};
 use crate::cuda::layout::Layout;
 use crate::cuda::rounding::Activations;
@@ -111,12 +111,17 @@ impl Matrix {
         self.takes_tokens
     }
 
+    /// What the library multiplies so many rows in; `None` where our kernels do.
+    pub(super) fn library_type(&self, rows: usize) -> Option<GemmType> {
+        self.many.as_ref().filter(|many| rows > many.above()).map(Many::numbers)
+    }
+
     /// Name of the product for tables: `trimtab q8_0 (cuda)`, `trimtab q8_0 (cuda, prompts by cuBLASLt f16)`.
     pub(super) fn label(&self) -> String {
         let name = if self.takes_tokens { "int8 × int8" } else { self.format };
         let expanded = if self.is_expanded { " with zeros written out" } else { "" };
         let prompts = match &self.many {
-            Some(many) => format!(", prompts by cuBLASLt {}", many.name()),
+            Some(many) => format!(", prompts by cuBLASLt {}", many.numbers().name()),
             None => String::new(),
         };
         format!("trimtab {name}{expanded} (cuda{prompts})")

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use crate::cuda::card::Card;
 use crate::cuda::linear::Linear;
 use crate::cuda::{CudaError, Model, Text};
-use crate::model::{Arithmetic, Operation};
+use crate::model::Operation;
 use crate::nn::{Mark, Work};
 
 /// What is marked of a pass.
@@ -129,7 +129,7 @@ impl Model {
             let rows = if work.operation == Operation::Head { 1 } else { seq };
             work.flops = rows as u64 * layer.flops();
             work.streamed_bytes = layer.held_bytes();
-            work.arithmetic = if layer.is_integer() { Arithmetic::Int8 } else { Arithmetic::Float };
+            work.arithmetic = layer.arithmetic(rows);
             work.product = Some(layer.label());
         }
         host

@@ -106,6 +106,8 @@ fn row(pass: &PassProfile, operation: &OperationProfile) -> [String; COLUMNS.len
     let arithmetic = match operation.arithmetic {
         Arithmetic::Float => "float",
         Arithmetic::Int8 => "int8",
+        Arithmetic::TensorFloat => "tensor_float",
+        Arithmetic::TensorInt8 => "tensor_int8",
     };
     [
         pass.kind.name().to_owned(),
@@ -169,6 +171,8 @@ mod tests {
             hand_over_secs: 1e-6,
             threads: 1,
             instructions: "portable".to_owned(),
+            tensor_flops: None,
+            tensor_int8_ops: None,
             card: None,
         };
         let prefill = PassProfile { kind: PassKind::Prefill { tokens: 4 }, ..pass.clone() };

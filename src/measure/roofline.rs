@@ -270,8 +270,13 @@ impl Roof {
 /// The measured roofs, memories first.
 pub fn roofs(ceilings: &Ceilings) -> Vec<Roof> {
     let reads = ceilings.reads.iter().map(|read| Roof::Read(read.memory, read.bytes_per_second));
-    let int8 = ceilings.int8_ops.map(|ops| Roof::Compute(Arithmetic::Int8, ops));
-    reads.chain([Roof::Compute(Arithmetic::Float, ceilings.float_flops)]).chain(int8).collect()
+    let others = [
+        (Arithmetic::Int8, ceilings.int8_ops),
+        (Arithmetic::TensorFloat, ceilings.tensor_flops),
+        (Arithmetic::TensorInt8, ceilings.tensor_int8_ops),
+    ];
+    let others = others.into_iter().filter_map(|(arithmetic, rate)| Some(Roof::Compute(arithmetic, rate?)));
+    reads.chain([Roof::Compute(Arithmetic::Float, ceilings.float_flops)]).chain(others).collect()
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ fn ceilings() -> Ceilings {
         hand_over_secs: 1e-6,
         threads: 2,
         instructions: "test".to_owned(),
+        tensor_flops: None,
+        tensor_int8_ops: None,
         card: None,
     }
 }

@@ -134,6 +134,10 @@ pub enum Arithmetic {
     Float,
     /// Integers of 8 bits with sums of 32.
     Int8,
+    /// Numbers of 16 bits with sums of single precision, on a card's tensor cores.
+    TensorFloat,
+    /// Integers of 8 bits with sums of 32, on a card's tensor cores.
+    TensorInt8,
 }
 
 #[cfg(test)]

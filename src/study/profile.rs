@@ -152,6 +152,12 @@ pub struct Ceilings {
     pub threads: u16,
     /// The set of instructions: `avx512-vnni`, `sm_90`.
     pub instructions: String,
+    /// Multiplications and additions of 16-bit numbers a second on tensor cores, where products run there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensor_flops: Option<f64>,
+    /// Those of 8-bit integers a second on tensor cores, where products run there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensor_int8_ops: Option<f64>,
     /// Of which card; absent for the processor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub card: Option<CardDescription>,
@@ -222,6 +228,8 @@ impl Ceilings {
         match arithmetic {
             Arithmetic::Float => self.float_flops,
             Arithmetic::Int8 => self.int8_ops.unwrap_or(self.float_flops),
+            Arithmetic::TensorFloat => self.tensor_flops.unwrap_or(self.float_flops),
+            Arithmetic::TensorInt8 => self.tensor_int8_ops.unwrap_or(self.float_flops),
         }
     }
 

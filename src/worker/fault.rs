@@ -56,6 +56,8 @@ impl Executor for FaultExecutor {
             hand_over_secs: 0.0,
             threads: 1,
             instructions: String::new(),
+            tensor_flops: None,
+            tensor_int8_ops: None,
             card: None,
         };
         let profile = ProfileReport { passes: Vec::new(), ceilings, conditions: Conditions::default() };

@@ -11,12 +11,16 @@ use trimtab::study::journal::read_study;
 use trimtab::study::{FailureKind, Measurements, Outcome, Quality, Study, TrialState};
 use trimtab::worker::cuda::PROGRAM_VARIABLE;
 
-use crate::cuda_twin::{CARD, PROCESSOR, Toy, WORKER, run, shipped, twin};
+use crate::cuda_twin::{CARD, PROCESSOR, Toy, WORKER, library, run, shipped, twin};
 
 #[expect(clippy::disallowed_methods, reason = "the programs are what is tested")]
-fn trimtab(script: &str, args: &[&str]) -> Output {
+fn started(env: Vec<(String, String)>, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trimtab"));
-    command.args(args).env(PROGRAM_VARIABLE, WORKER).envs(twin(script)).output().unwrap()
+    command.args(args).env(PROGRAM_VARIABLE, WORKER).envs(env).output().unwrap()
+}
+
+fn trimtab(script: &str, args: &[&str]) -> Output {
+    started(twin(script), args)
 }
 
 fn text(output: &Output) -> String {
@@ -88,6 +92,25 @@ fn a_variant_is_timed_on_a_card() {
     let several =
         text(&trimtab("", &[&["bench", path, "--recipe", "q8_0", "--recipe", "bf16"], &options[..8]].concat()));
     assert!(several.contains("of bandwidth"), "{several}");
+}
+
+#[test]
+fn a_prompt_through_the_library_has_the_ceiling_of_tensor_cores() {
+    let toy = Toy::new();
+    let options = ["--recipe", "bf16", "--device", "cuda:0", "--prompt", "12", "--context", "5", "--repetitions", "2"];
+    let env = twin("").into_iter().chain([library()]).collect();
+    let output = started(env, &[&["profile", toy.path().to_str().unwrap(), "--json"], &options[..]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for name in ["tensor_flops", "tensor_int8_ops"] {
+        assert!(report["ceilings"][name].as_f64().unwrap() > 0.0, "{name}: {}", report["ceilings"]);
+    }
+    let of = |pass: usize, operation: &str| {
+        let operations = report["passes"][pass]["operations"].as_array().unwrap();
+        let found = operations.iter().find(|found| found["operation"] == operation && found["block"] == 0);
+        found.unwrap_or_else(|| panic!("{operation}"))["arithmetic"].clone()
+    };
+    assert_eq!([of(0, "gate"), of(1, "gate"), of(0, "attention")], ["tensor_float", "float", "float"]);
 }
 
 #[test]

@@ -231,6 +231,8 @@ mod tests {
             hand_over_secs: 1e-6,
             threads: 1,
             instructions: String::new(),
+            tensor_flops: None,
+            tensor_int8_ops: None,
             card: None,
         };
         let kind = PassKind::Prefill { tokens: 2 };

@@ -75,6 +75,8 @@ fn of_processor(threads: u16) -> Ceilings {
         hand_over_secs: kernels::hand_over_secs(),
         threads,
         instructions: Isa::current().name().to_owned(),
+        tensor_flops: None,
+        tensor_int8_ops: None,
         card: None,
     }
 }
@@ -101,6 +103,8 @@ fn of_card(found: CardCeilings) -> Ceilings {
         hand_over_secs: found.launch_secs,
         threads: 1,
         instructions: found.instructions,
+        tensor_flops: found.tensor_flops,
+        tensor_int8_ops: found.tensor_int8_ops,
         card: Some(CardDescription {
             name: found.name,
             multiprocessors: found.multiprocessors,
@@ -133,6 +137,8 @@ mod tests {
             memory: read(800 << 20, 3e12),
             float_flops: 6e13,
             int8_ops: 2e14,
+            tensor_flops: Some(7e14),
+            tensor_int8_ops: None,
             launch_secs: 3e-6,
             recorded_launch_secs: 1e-6,
         };

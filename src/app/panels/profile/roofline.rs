@@ -115,5 +115,7 @@ fn roof_name(roof: &RoofLine) -> String {
         Roof::Read(memory, rate) => format!("{} {}", memory.label(), per_second(rate, "B/s")),
         Roof::Compute(Arithmetic::Float, rate) => format!("f32 {}", per_second(rate, "FLOP/s")),
         Roof::Compute(Arithmetic::Int8, rate) => format!("int8 {}", per_second(rate, "OP/s")),
+        Roof::Compute(Arithmetic::TensorFloat, rate) => format!("tensor cores {}", per_second(rate, "FLOP/s")),
+        Roof::Compute(Arithmetic::TensorInt8, rate) => format!("tensor cores int8 {}", per_second(rate, "OP/s")),
     }
 }
