@@ -150,11 +150,11 @@ impl CublasLt {
             // SAFETY: both attributes are four bytes wide, and the description was just made.
             unsafe { lt::set_matmul_desc_attribute(product, attribute, ptr::from_ref(&value).cast(), 4) }?;
         }
-        let algorithm = self.algorithm(gemm, product, layouts)?;
-        if algorithm.is_none() {
+        let algorithm = self.algorithm(gemm, product, layouts);
+        if !matches!(algorithm, Ok(Some(_))) {
             release(product, layouts);
         }
-        Ok(algorithm.map(|algorithm| Plan { product, layouts, algorithm }))
+        Ok(algorithm?.map(|algorithm| Plan { product, layouts, algorithm }))
     }
 
     /// The first algorithm that the library advises; `None` where it has none.
@@ -190,7 +190,10 @@ impl CublasLt {
         unsafe { lt::destroy_matmul_pref(preference) }?;
         match advised {
             Ok(advised) => Ok(Some(advised.algo)),
-            Err(CublasError(cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => Ok(None),
+            // Some versions say so of shapes that they have no product for.
+            Err(CublasError(
+                cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED | cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE,
+            )) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -261,6 +264,8 @@ fn refused(CublasError(status): CublasError) -> CudaError {
         cublasStatus_t::CUBLAS_STATUS_EXECUTION_FAILED | cublasStatus_t::CUBLAS_STATUS_INTERNAL_ERROR => {
             CudaError::Fault(words)
         }
+        // Its own kernels are loaded with its first product.
+        cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED => CudaError::Memory { bytes: None },
         _ => CudaError::Refused(words),
     }
 }

@@ -223,6 +223,7 @@ impl Card for DriverCard {
 
     fn gemm(&self, gemm: &Gemm) -> Result<(), CudaError> {
         let library = self.library.as_ref().expect("a product that `has_gemm` told of");
+        self.is_busy.set(true);
         library.multiply(gemm, self.stream.cast())
     }
 

@@ -114,6 +114,24 @@ impl Many {
         }
     }
 
+    /// Whether the library has every product of so many rows: what it has may depend on their number.
+    pub(super) fn takes(&self, matrix: &Matrix, rows: usize) -> Result<bool, CudaError> {
+        let ([outputs, inputs], numbers) = (matrix.shape(), self.numbers());
+        let (slice, weight_stride) = match &self.weights {
+            Weights::Direct(_, stride) => (outputs, *stride),
+            Weights::Written { slice, .. } => (*slice, self.width),
+        };
+        let x_stride = if numbers == GemmType::F32 { inputs } else { self.width };
+        for n in [slice.min(outputs), outputs % slice].into_iter().filter(|n| *n > 0) {
+            let (shape, strides) = ([rows, n, self.width], [weight_stride, x_stride, outputs]);
+            let alpha = u64::from(numbers == GemmType::F16);
+            if !matrix.card().has_gemm(&Gemm { numbers, shape, strides, alpha, ..Gemm::default() })? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// y (rows, outputs) = x Wᵀ + bias, x rounded to `grid` first; `bias` is an address or 0.
     pub(super) fn multiply(
         &self,

@@ -136,7 +136,9 @@ impl Matrix {
         bias: u64,
         onto: Onto,
     ) -> Result<(), CudaError> {
-        if let Some(many) = self.many.as_ref().filter(|many| x.rows > many.above()) {
+        if let Some(many) = self.many.as_ref().filter(|many| x.rows > many.above())
+            && many.takes(self, x.rows)?
+        {
             return many.multiply(self, x, grid, [y, bias], onto);
         }
         let [outputs, inputs] = self.shape;

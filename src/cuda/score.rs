@@ -4,6 +4,7 @@ use crate::cuda::card::{Buffer, Launch};
 use crate::cuda::text::LOGIT_ROWS;
 use crate::cuda::{CudaError, Text};
 use crate::kernels::Divergence;
+use crate::nn::NnError;
 
 /// Threads of the kernel.
 const THREADS: u32 = 512;
@@ -28,6 +29,9 @@ pub fn score(
     }
     let vocab_size = reference.vocab_size() as u64;
     let rows = variant.as_ref().map_or(reference.rows(), |variant| variant.rows().min(reference.rows()));
+    if let Some(&token) = tokens.iter().find(|token| u64::from(**token) >= vocab_size) {
+        return Err(NnError::Token { token, vocab_size: vocab_size as usize }.into());
+    }
     let mut scored = Vec::with_capacity(tokens.len());
     let (inputs, answers) = (&tokens[..tokens.len() - 1], &tokens[1..]);
     for (inputs, answers) in inputs.chunks(rows).zip(answers.chunks(rows)) {

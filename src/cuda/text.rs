@@ -24,8 +24,8 @@ const ATTENTION: (u32, usize) = (128, 4);
 const TILED_ATTENTION: (u32, usize) = (128, 64);
 const REDUCTION: u32 = 512;
 /// Keys that a block of single-token attention reads at least before others share the work.
-const SPLIT: usize = 256;
-const MAX_SPLITS: usize = 32;
+const SPLIT: usize = 64;
+const MAX_SPLITS: usize = 64;
 /// What `choose` writes where a logit is not finite.
 const NO_TOKEN: u32 = u32::MAX;
 

@@ -14,8 +14,8 @@ const LIBRARY_BYTES: u64 = 32 << 20;
 /// Most bytes of packed weights that are written out for it at a time.
 const WRITTEN_BYTES: u64 = 128 << 20;
 /// Keys for which a single token's attention gets a share of its own, and the most shares.
-const SPLIT: u64 = 256;
-const MAX_SPLITS: u64 = 32;
+const SPLIT: u64 = 64;
+const MAX_SPLITS: u64 = 64;
 /// Rows begin at multiples of this.
 const ROW_BYTES: u64 = 16;
 

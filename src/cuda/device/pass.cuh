@@ -107,8 +107,9 @@ DEVICE void attend(const float* query, const T* keys, const T* values, float* mi
         if (window > 0 && from >= sinks && from + TILE <= least_place - window + 1) continue;
         const long rows = min(static_cast<long>(TILE), end - from);
         __syncthreads();
-        for (long i = threadIdx.x; i < rows * head_dim; i += ATTENTION_WARPS * WARP)
-            tile[i / head_dim][i % head_dim] = fetch(keys + (from + i / head_dim) * width + kv_head * head_dim + i % head_dim);
+        for (long row = warp; row < rows; row += ATTENTION_WARPS)
+            for (long d = lane; d < head_dim; d += WARP)
+                tile[row][d] = fetch(keys + (from + row) * width + kv_head * head_dim + d);
         __syncthreads();
         const long key = from + lane;
         float score = NO_SCORE;
@@ -125,9 +126,9 @@ DEVICE void attend(const float* query, const T* keys, const T* values, float* mi
         largest = raised;
         shares[warp][lane] = weight;
         __syncthreads();
-        for (long i = threadIdx.x; i < rows * head_dim; i += ATTENTION_WARPS * WARP)
-            tile[i / head_dim][i % head_dim] =
-                fetch(values + (from + i / head_dim) * width + kv_head * head_dim + i % head_dim);
+        for (long row = warp; row < rows; row += ATTENTION_WARPS)
+            for (long d = lane; d < head_dim; d += WARP)
+                tile[row][d] = fetch(values + (from + row) * width + kv_head * head_dim + d);
         __syncthreads();
         for (int c = 0; c < MAX_HEAD / WARP; ++c) {
             const long d = c * WARP + lane;

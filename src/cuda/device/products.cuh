@@ -45,6 +45,56 @@ DEVICE void product(const Weights& w, const float* x, float* y, const float* bia
     }
 }
 
+// Where a number of the staged inputs lies: gaps keep lanes that read 16 bytes each, 16 or 32 numbers apart, on different
+// banks of shared memory.
+DEVICE int staged(int at) { return at + at / 16 * 4 + at / 128 * 4; }
+
+// `product` of one row for formats whose lanes lie far apart in x: the inputs of 32 units are staged in shared memory once
+// for the block, instead of 32 lines of the cache for each load of each warp. The sums are the same, in the same order.
+template <class F>
+DEVICE void product_staged(const Weights& w, const float* x, float* y, const float* bias, long outputs, bool adds) {
+    constexpr int UNIT = F::RUN * F::RUNS, CHUNK = WARP * UNIT;
+    alignas(16) __shared__ float inputs[CHUNK / 16 * 20 + CHUNK / 128 * 4 + 4];
+    const long output = blockIdx.x * (PRODUCT_THREADS / WARP) + threadIdx.x / WARP, own = min(output, outputs - 1);
+    const long lane = threadIdx.x % WARP, n_units = units<F>(w.inputs);
+    float sum = 0.0f;
+    for (long base = 0; base < n_units; base += WARP) {
+        const long begin = base * UNIT;
+        const int n = static_cast<int>(min(static_cast<long>(CHUNK), w.inputs - begin));
+        __syncthreads();
+        for (int at = threadIdx.x; at < n; at += PRODUCT_THREADS) inputs[staged(at)] = x[begin + at];
+        __syncthreads();
+        const long unit = base + lane;
+        if (unit >= n_units) continue;
+        float weight[F::RUNS][F::RUN];
+        F::decode(w, own, unit, weight);
+        for (int run = 0; run < F::RUNS; ++run) {
+            const int start = static_cast<int>(F::start(unit, run) - begin);
+            if (start + F::RUN <= n) {
+                for (int i = 0; i < F::RUN; i += 4) {
+                    const Float4 four = load_floats(inputs + staged(start + i));
+                    for (int j = 0; j < 4; ++j) sum = fmaf(weight[run][i + j], four.value[j], sum);
+                }
+            } else {
+                for (int i = 0; i < F::RUN; ++i)
+                    if (start + i < n) sum = fmaf(weight[run][i], inputs[staged(start + i)], sum);
+            }
+        }
+    }
+    const float total = warp_sum(sum);
+    if (lane == 0 && output < outputs) y[output] = (adds ? y[output] : 0.0f) + (total + (bias ? bias[output] : 0.0f));
+}
+
+// The product of one row, in the way that suits the format.
+template <class F>
+DEVICE void product_single(const Weights& w, const float* x, float* y, const float* bias, long rows, long outputs, bool adds) {
+    if constexpr (F::RUN * F::RUNS >= 16) {
+        product_staged<F>(w, x, y, bias, outputs, adds);
+    } else {
+        product<F, 1>(w, x, y, bias, rows, outputs, adds);
+    }
+}
+
 // hidden (rows, inputs): the rows of W that `ids` number. Grid: rows.
 template <class F>
 DEVICE void gather(const Weights& w, const uint32_t* ids, float* hidden) {
@@ -65,7 +115,7 @@ DEVICE void gather(const Weights& w, const uint32_t* ids, float* hidden) {
 #define OF_FORMAT(name, F) \
     KERNEL(PRODUCT_THREADS) product_##name##_1( \
         MATRIX, const float* x, float* y, const float* bias, long rows, long outputs, long adds) { \
-        product<F, 1>({codes, scales, zeros, stride, group, inputs}, x, y, bias, rows, outputs, adds != 0); \
+        product_single<F>({codes, scales, zeros, stride, group, inputs}, x, y, bias, rows, outputs, adds != 0); \
     } \
     KERNEL(PRODUCT_THREADS) product_##name##_8( \
         MATRIX, const float* x, float* y, const float* bias, long rows, long outputs, long adds) { \
