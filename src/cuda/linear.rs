@@ -11,7 +11,7 @@ use crate::cuda::gemm::Written;
 use crate::cuda::matrix::{Matrix, Onto, address};
 use crate::cuda::rounding::Activations;
 use crate::model::Arithmetic;
-use crate::nn::{self, MatrixSource, with_values};
+use crate::nn::{self, MatrixSource, ProductWork, with_values};
 
 /// Matrices on a card by the weights that they were made from: a variant shares those that it has in common with others.
 #[derive(Debug, Default)]
@@ -118,14 +118,16 @@ impl Linear {
             + self.bias.as_ref().map_or(0, Buffer::bytes) as u64
     }
 
-    /// Multiplications and additions for a row of inputs.
-    pub(super) fn flops(&self) -> u64 {
+    /// The product of so many rows.
+    pub(super) fn product_work(&self, rows: usize) -> ProductWork {
         let products: usize = self.matrices().map(|matrix| 2 * matrix.shape().iter().product::<usize>()).sum();
-        (products + if self.bias.is_some() { self.shape[0] } else { 0 }) as u64
+        let a_row = products + if self.bias.is_some() { self.shape[0] } else { 0 };
+        let (bytes, product) = (self.held_bytes(), self.label());
+        ProductWork { flops: (rows * a_row) as u64, bytes, arithmetic: self.arithmetic(rows), product }
     }
 
     /// What its products of so many rows are done in: that of most of its work.
-    pub(super) fn arithmetic(&self, rows: usize) -> Arithmetic {
+    fn arithmetic(&self, rows: usize) -> Arithmetic {
         let largest = self.matrices().max_by_key(|matrix| matrix.shape().iter().product::<usize>());
         let is_integer = self.matrices().all(|matrix| matrix.takes_tokens());
         match largest.and_then(|matrix| matrix.library_type(rows)) {

@@ -13,7 +13,7 @@ use crate::cuda::card::Card;
 use crate::cuda::linear::Linear;
 use crate::cuda::{CudaError, Model, Text};
 use crate::model::Operation;
-use crate::nn::{Mark, Work};
+use crate::nn::{self, Mark, Work};
 
 /// What is marked of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -118,21 +118,13 @@ impl Text {
 }
 
 impl Model {
-    /// The work of the host's model for `seq` tokens, with the bytes that lie on the card and the products that run there.
-    pub fn work(&self, mut host: Vec<Work>, seq: usize) -> Vec<Work> {
-        for work in &mut host {
-            let Some(layer) = self.layer(work.block, work.operation) else { continue };
-            if work.operation == Operation::Embedding {
-                work.streamed_bytes = layer.held_bytes() * seq as u64 / layer.shape()[0].max(1) as u64;
-                continue;
-            }
-            let rows = if work.operation == Operation::Head { 1 } else { seq };
-            work.flops = rows as u64 * layer.flops();
-            work.streamed_bytes = layer.held_bytes();
-            work.arithmetic = layer.arithmetic(rows);
-            work.product = Some(layer.label());
-        }
-        host
+    /// The work of each operation when `seq` tokens run behind `past` tokens, as the host's model lists it, with the bytes
+    /// that lie on the card and the products that run there. The host's own products are not made for that.
+    pub fn work(&self, host: &nn::Llama, seq: usize, past: usize) -> Vec<Work> {
+        host.work_by(seq, past, &|layer, (block, operation), rows| match self.layer(block, operation) {
+            Some(layer) => layer.product_work(rows as usize),
+            None => layer.product_work(rows),
+        })
     }
 
     /// The layer of an operation; norms and what is between the products have none.

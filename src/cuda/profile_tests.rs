@@ -71,7 +71,8 @@ fn the_work_counts_what_lies_on_the_card() {
     });
     let device = Device::emulated();
     let model = device.model(&host).unwrap();
-    let works = model.work(host.work(3, 5), 3);
+    let works = model.work(&host, 3, 5);
+    assert!(host.layers().all(|layer| !layer.is_made()), "the host holds its weights once");
     let products = works.iter().filter(|work| work.product.is_some());
     for work in products {
         assert!(work.product.as_ref().unwrap().contains("(cuda"), "{work:?}");

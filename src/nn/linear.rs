@@ -202,6 +202,12 @@ impl Linear {
         crate::nn::LinearSources { base, factors }
     }
 
+    /// Whether the processor multiplied with it.
+    #[cfg(all(test, feature = "cuda"))]
+    pub(crate) fn is_made(&self) -> bool {
+        self.matrices().any(|matrix| matrix.is_made())
+    }
+
     fn matrices(&self) -> impl Iterator<Item = &Arc<Matrix>> {
         let (base, factors) = match &self.weights {
             Weights::Whole(matrix) => (Some(matrix), None),

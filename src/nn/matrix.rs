@@ -96,6 +96,12 @@ impl Matrix {
         })
     }
 
+    /// Whether the processor's form is there.
+    #[cfg(all(test, feature = "cuda"))]
+    pub(super) fn is_made(&self) -> bool {
+        self.form.get().is_some()
+    }
+
     /// What multiplies.
     #[cfg(not(feature = "cuda"))]
     fn form(&self) -> &Form {

@@ -33,7 +33,7 @@ pub use probe::{Mark, Probe};
 pub use rotary::Rotary;
 #[cfg(feature = "cuda")]
 pub use source::{LinearSources, MatrixSource};
-pub use work::Work;
+pub use work::{OfProduct, ProductWork, Work};
 
 /// A forward pass that failed.
 #[derive(Debug, thiserror::Error)]

@@ -34,12 +34,46 @@ pub struct Work {
     pub product: Option<String>,
 }
 
+/// What a layer's product of some rows takes where it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProductWork {
+    /// Multiplications and additions, for all rows.
+    pub flops: u64,
+    /// Bytes of its weights and bias as held.
+    pub bytes: u64,
+    /// What it is done in.
+    pub arithmetic: Arithmetic,
+    /// Its name.
+    pub product: String,
+}
+
+/// What the product of so many rows of a layer takes, by the layer and its place: block and operation.
+pub type OfProduct<'a> = &'a dyn Fn(&Linear, (Option<u16>, Operation), u64) -> ProductWork;
+
+impl Linear {
+    /// The product of so many rows on the processor.
+    pub fn product_work(&self, rows: u64) -> ProductWork {
+        let bias = if self.bias().is_some() { self.shape()[0] as u64 } else { 0 };
+        ProductWork {
+            flops: rows * (2 * self.n_multiplied() + bias),
+            bytes: self.held_bytes() + bias * F32,
+            arithmetic: self.arithmetic(),
+            product: self.product(),
+        }
+    }
+}
+
 impl Llama {
     /// The work of each operation when `seq` tokens run behind `past` tokens and the logits behind the last are made, in
     /// the order in which [`Llama::next_logits`] runs them.
     pub fn work(&self, seq: usize, past: usize) -> Vec<Work> {
+        self.work_by(seq, past, &|layer, _, rows| layer.product_work(rows))
+    }
+
+    /// [`Self::work`] with products that run elsewhere: `of_product` says what they take there.
+    pub fn work_by(&self, seq: usize, past: usize, of_product: OfProduct<'_>) -> Vec<Work> {
         let parts = self.parts();
-        let mut list = List { works: Vec::new(), block: None, seq: seq as u64, is_pending: false };
+        let mut list = List { works: Vec::new(), block: None, seq: seq as u64, is_pending: false, of_product };
         let hidden = parts.config.hidden_size as u64;
         list.embedding(&parts.embedding);
         for (index, block) in parts.blocks.iter().enumerate() {
@@ -61,15 +95,16 @@ impl Llama {
     }
 }
 
-struct List {
+struct List<'a> {
     works: Vec<Work>,
     block: Option<u16>,
     seq: u64,
+    of_product: OfProduct<'a>,
     /// Whether the next norm adds what a part made to the stream.
     is_pending: bool,
 }
 
-impl List {
+impl List<'_> {
     fn push(&mut self, operation: Operation, flops: u64, streamed_bytes: u64, activation_bytes: u64) {
         let (block, arithmetic) = (self.block, Arithmetic::Float);
         self.works.push(Work { block, operation, flops, streamed_bytes, activation_bytes, arithmetic, product: None });
@@ -77,7 +112,8 @@ impl List {
 
     fn embedding(&mut self, layer: &Linear) {
         let [rows, width] = layer.shape().map(|n| n as u64);
-        let streamed = layer.held_bytes() * self.seq / rows.max(1);
+        let held = (self.of_product)(layer, (None, Operation::Embedding), self.seq).bytes;
+        let streamed = held * self.seq / rows.max(1);
         self.push(Operation::Embedding, 0, streamed, self.seq * width * F32);
     }
 
@@ -95,11 +131,10 @@ impl List {
 
     fn product(&mut self, operation: Operation, layer: &Linear, rows: u64) {
         let [n_outputs, n_inputs] = layer.shape().map(|n| n as u64);
-        let bias = if layer.bias().is_some() { n_outputs } else { 0 };
-        let flops = rows * (2 * layer.n_multiplied() + bias);
-        self.push(operation, flops, layer.held_bytes() + bias * F32, rows * (n_inputs + n_outputs) * F32);
+        let own = (self.of_product)(layer, (self.block, operation), rows);
+        self.push(operation, own.flops, own.bytes, rows * (n_inputs + n_outputs) * F32);
         if let Some(work) = self.works.last_mut() {
-            (work.arithmetic, work.product) = (layer.arithmetic(), Some(layer.product()));
+            (work.arithmetic, work.product) = (own.arithmetic, Some(own.product));
         }
     }
 

@@ -58,8 +58,8 @@ impl CardModel {
         self.0.held_bytes()
     }
 
-    pub(super) fn work(&self, host: Vec<Work>, seq: usize) -> Vec<Work> {
-        self.0.work(host, seq)
+    pub(super) fn work(&self, host: &Llama, seq: usize, past: usize) -> Vec<Work> {
+        self.0.work(host, seq, past)
     }
 
     pub(super) fn text(&self, capacity: usize) -> Result<Box<dyn Steps>, RuntimeError> {

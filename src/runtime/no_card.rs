@@ -51,7 +51,7 @@ impl CardModel {
         match *self {}
     }
 
-    pub(super) fn work(&self, _host: Vec<Work>, _seq: usize) -> Vec<Work> {
+    pub(super) fn work(&self, _host: &Llama, _seq: usize, _past: usize) -> Vec<Work> {
         match *self {}
     }
 

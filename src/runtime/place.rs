@@ -148,10 +148,9 @@ impl Placed {
 
     /// The work of each operation of a pass, as [`Llama::work`] counts it, with the bytes and products of the device.
     pub fn work(&self, seq: usize, past: usize) -> Vec<Work> {
-        let works = self.host.work(seq, past);
         match &self.card {
-            None => works,
-            Some(card) => card.work(works, seq),
+            None => self.host.work(seq, past),
+            Some(card) => card.work(&self.host, seq, past),
         }
     }
 
