@@ -239,7 +239,9 @@ impl App {
 
     fn resume(&mut self) {
         let Some(header) = &self.session.study().header else { return };
-        let spec = header.spec.clone();
+        let mut spec = header.spec.clone();
+        // A card that shared the study and is gone does not hold it up.
+        spec.also_on.retain(|card| self.can_run(*card));
         let Some(journal) = self.session.journal().map(Path::to_owned) else { return };
         if let Err(error) = self.session.start(spec, Some(journal)) {
             self.notices.push(Level::Error, error.to_string());
@@ -305,14 +307,15 @@ impl App {
     /// The cards that share the next study: those chosen that are there and can run trials, where the device is a card.
     fn also_on(&self) -> Vec<DeviceSpec> {
         let device = self.device_spec();
-        let can_run = |spec: &DeviceSpec| {
-            let devices = self.session.devices().iter();
-            *spec != device && devices.into_iter().any(|info| info.spec == *spec && info.unavailable.is_none())
-        };
+        let others = self.prefs.also_on.iter().copied().filter(|spec| *spec != device && self.can_run(*spec));
         match device {
             DeviceSpec::Cpu { .. } => Vec::new(),
-            DeviceSpec::Cuda { .. } => self.prefs.also_on.iter().copied().filter(can_run).collect(),
+            DeviceSpec::Cuda { .. } => others.collect(),
         }
+    }
+
+    fn can_run(&self, spec: DeviceSpec) -> bool {
+        self.session.devices().iter().any(|info| info.spec == spec && info.unavailable.is_none())
     }
 
     pub(super) fn device(&self) -> DeviceInfo {

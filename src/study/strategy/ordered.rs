@@ -60,9 +60,10 @@ impl Ordered {
         }
     }
 
-    /// What a trial tries, on whichever device of the study.
-    fn key(&self, trial: &TrialSpec) -> String {
-        let is_ours = trial.device == self.spec.device || self.spec.also_on.contains(&trial.device);
+    /// What a trial tries, on whichever device of the study: of this run, or of the one that began it.
+    fn key(&self, study: &Study, trial: &TrialSpec) -> String {
+        let began = study.header.iter().flat_map(|header| &header.spec.also_on);
+        let is_ours = self.spec.also_on.iter().chain(began).any(|device| *device == trial.device);
         let device = if is_ours { self.spec.device } else { trial.device };
         TrialSpec { device, ..trial.clone() }.key()
     }
@@ -77,7 +78,7 @@ impl Ordered {
 impl Strategy for Ordered {
     fn ask(&mut self, study: &Study) -> Option<TrialSpec> {
         // Of two trials with one key the later counts: it is the one that was tried again.
-        let known = study.trials.iter().map(|(id, trial)| (self.key(&trial.spec), *id)).collect();
+        let known = study.trials.iter().map(|(id, trial)| (self.key(study, &trial.spec), *id)).collect();
         let reference = Recipe::reference();
         for (position, recipe) in std::iter::once(&reference).chain(&self.recipes).enumerate() {
             let mut wanted = trial(&self.spec, TrialId(0), recipe.clone());

@@ -43,7 +43,7 @@ fn a_shared_study_goes_on_on_whichever_card_is_free() {
     let path = dir.path().join("shared.study");
     let seen = Arc::new(Mutex::new(Vec::new()));
     // The reference and two variants end, the fourth trial loses its card.
-    let run = |resume: bool, budget: Budget| {
+    let run = |resume: bool, budget: Budget, also_on: Vec<DeviceSpec>| {
         let runner = || {
             let seen = Arc::clone(&seen);
             let end = move |spec: &TrialSpec| {
@@ -52,11 +52,11 @@ fn a_shared_study_goes_on_on_whichever_card_is_free() {
             };
             Box::new(InstantRunner(end, None)) as Box<dyn Runner>
         };
-        let header = header(StudySpec { budget, ..shared_spec() });
-        let runners = vec![runner(), runner()];
+        let header = header(StudySpec { budget, also_on, ..shared_spec() });
+        let runners = header.spec.devices().iter().map(|_| runner()).collect();
         run_to_end(header, &path, resume, runners, Arc::default(), &mut |_, _| {}).unwrap().study
     };
-    let study = run(false, Budget { trials: Some(3), secs: None });
+    let study = run(false, Budget { trials: Some(3), secs: None }, shared_spec().also_on);
     assert_eq!(
         (study.ended, study.trials.len()),
         (Some(EndReason::TrialBudget), 4),
@@ -64,7 +64,7 @@ fn a_shared_study_goes_on_on_whichever_card_is_free() {
     );
     let before: Vec<_> = std::mem::take(&mut *seen.lock().unwrap());
     assert_eq!(before.len(), 4);
-    let study = run(true, Budget::default());
+    let study = run(true, Budget::default(), shared_spec().also_on);
     assert_eq!((study.ended, study.trials.len()), (Some(EndReason::Complete), 6));
     assert!(study.trials.values().all(is_done));
     let mut after: Vec<_> = seen.lock().unwrap().iter().map(|(id, _)| id.0).collect();
@@ -73,4 +73,8 @@ fn a_shared_study_goes_on_on_whichever_card_is_free() {
     for card in cards() {
         assert!(seen.lock().unwrap().iter().any(|(_, device)| *device == card), "{card:?} worked");
     }
+    seen.lock().unwrap().clear();
+    let alone = run(true, Budget::default(), Vec::new());
+    assert_eq!(alone.trials.len(), 6);
+    assert!(seen.lock().unwrap().is_empty(), "one card alone has nothing left to try");
 }
