@@ -45,6 +45,10 @@ pub(super) fn run(args: &BenchArgs, out: &mut Out) -> anyhow::Result<Verdict> {
         print(&ran, &peers, args, out)?;
     }
     for ran in &ran {
+        // Of several recipes it is said whose words follow.
+        if !is_one && (ran.result.is_err() || !ran.cautions.is_empty()) {
+            say(&format!("{}:", ran.recipe.name));
+        }
         if let Err(failure) = &ran.result {
             say(&format!("failed: {}: {}", failure.kind.label(), failure.message));
         }
@@ -66,7 +70,7 @@ fn told(ran: &Ran) -> String {
             let [prefill, decode] = [&speed.prefill, &speed.decode].map(rate);
             format!("prefill {prefill}, decode {decode} tokens/s")
         }
-        (None, Err(failure)) => format!("failed: {}", failure.message),
+        (None, Err(failure)) => format!("failed: {}", failure.kind.label()),
         (None, Ok(_)) => "no speed".to_owned(),
     };
     format!("{}: {outcome}", ran.recipe.name)

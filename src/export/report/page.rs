@@ -1,5 +1,6 @@
 //! What stands above and below the numbers: the study in words, and how to read it.
 
+use crate::device::DeviceInfo;
 use crate::export::report::svg::{escape, push};
 use crate::recipe::Recipe;
 use crate::study::{EndReason, Limits, StrategySpec, Study, StudyHeader, StudySpec, TrialState, Workload};
@@ -23,7 +24,7 @@ pub(super) fn head(study: &Study) -> String {
             ),
         ),
         ("Fingerprint", graph.fingerprint.0.clone()),
-        ("Device", format!("{} ({})", device.name, spec.device.label())),
+        ("Device", devices(device, spec)),
         ("Measured", workload(&spec.workload)),
         ("Strategy", strategy(&spec.strategy)),
     ];
@@ -97,6 +98,12 @@ fn workload(workload: &Workload) -> String {
         parts.push(format!("{} tokens of text after {:?}", sample.tokens, sample.prompt));
     }
     if parts.is_empty() { "bytes only".to_owned() } else { parts.join("; ") }
+}
+
+/// Where trials ran: the device as it was described, then those that shared the study.
+fn devices(device: &DeviceInfo, spec: &StudySpec) -> String {
+    let also: Vec<String> = spec.devices().into_iter().skip(1).map(|device| format!(", {}", device.label())).collect();
+    format!("{} ({}){}", device.name, spec.device.label(), also.concat())
 }
 
 fn strategy(strategy: &StrategySpec) -> String {
