@@ -22,6 +22,8 @@ type LiveKey = (StudyKey, Source, [usize; 2], usize);
 
 /// Width of a plot from which legends say how many samples there are, in points.
 const ROOMY: f32 = 320.0;
+/// Width below which nobody could read a trial's name, in points.
+const LEGIBLE: f32 = 32.0;
 
 /// Latency sample by sample.
 #[derive(Debug, Default)]
@@ -374,9 +376,14 @@ fn source_ui(cx: &ViewContext<'_>, ui: &mut Ui, (source, series): (Source, Serie
         }
         ui.add_space(ui.spacing().item_spacing.x);
         ui.with_layout(Layout::left_to_right(Align::Center), |ui| {
-            ui.label(egui::RichText::new(glyph).size(9.0).color(color)).on_hover_text(state);
             let title = card::title(cx.study, source.trial());
-            ui.add(egui::Label::new(quiet(title, tokens)).truncate());
+            let sign = ui.label(egui::RichText::new(glyph).size(9.0).color(color));
+            let whole = format!("{title}: {state}");
+            sign.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Label, true, &whole));
+            sign.on_hover_text(&whole);
+            if ui.available_width() >= LEGIBLE {
+                ui.add(egui::Label::new(quiet(title, tokens)).truncate());
+            }
         });
     });
 }
