@@ -12,7 +12,7 @@ use crate::compress::Moments;
 use crate::model::LayerPath;
 use crate::nn::Llama;
 use crate::recipe::{Plan, Policy};
-use crate::runtime::RuntimeError;
+use crate::runtime::{Place, RuntimeError};
 use crate::runtime::calibrate::{BlockMoments, CalibrationText, Input, Walk};
 use crate::runtime::keys::{self, Hash, Inputs};
 
@@ -94,6 +94,8 @@ pub struct Calibrated {
 pub(super) struct Work<'a> {
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) device: &'a Device,
+    /// Where the variant will run, and what makes of it what a card makes faster.
+    pub(super) place: &'a Place,
     pub(super) plan: &'a Plan,
     pub(super) text: Option<&'a CalibrationText>,
     pub(super) files: Option<&'a Store>,
