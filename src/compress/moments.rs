@@ -23,7 +23,40 @@ pub struct Moments {
     pub(super) sample: Vec<f32>,
 }
 
+/// Finished sums that were made elsewhere: on a card, or before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MomentParts {
+    /// Tokens seen.
+    pub n_tokens: u64,
+    /// The lower half of `XᵀX`, row behind row.
+    pub lower: Vec<f64>,
+    /// Sum of magnitudes of each feature.
+    pub sum_abs: Vec<f64>,
+    /// Largest magnitude of each feature.
+    pub max_abs: Vec<f32>,
+    /// Up to [`SAMPLE_TOKENS`] inputs as they were, (tokens, `in_features`).
+    pub sample: Vec<f32>,
+}
+
 impl Moments {
+    /// The moments of inputs with `n_inputs` features; `None` where a length is not that of so many.
+    pub fn from_parts(n_inputs: usize, parts: MomentParts) -> Option<Self> {
+        let MomentParts { n_tokens, lower, sum_abs, max_abs, sample } = parts;
+        let fits = lower.len() == n_lower(n_inputs)? && sum_abs.len() == n_inputs && max_abs.len() == n_inputs;
+        let is_sample = sample.len() <= SAMPLE_TOKENS * n_inputs && sample.len().is_multiple_of(n_inputs.max(1));
+        if !fits || !is_sample {
+            return None;
+        }
+        let mut gram = vec![0.0; n_inputs * n_inputs];
+        let mut rest = lower.as_slice();
+        for row in 0..n_inputs {
+            let (own, behind) = rest.split_at(row + 1);
+            gram[row * n_inputs..][..=row].copy_from_slice(own);
+            rest = behind;
+        }
+        Some(Self { n_inputs, n_tokens, gram, sum_abs, max_abs, sample }.finish())
+    }
+
     /// No tokens yet.
     pub fn new(n_inputs: usize) -> Self {
         Self {
@@ -166,6 +199,11 @@ impl Moments {
             sample: self.sample.chunks(width.max(1)).flat_map(pick).collect(),
         }
     }
+}
+
+/// Numbers in the lower half of a matrix of this width; `None` where they cannot be counted.
+pub(super) fn n_lower(width: usize) -> Option<usize> {
+    Some(width.checked_mul(width.checked_add(1)?)? / 2)
 }
 
 #[cfg(test)]

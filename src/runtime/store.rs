@@ -63,6 +63,13 @@ impl ModelStore {
         self
     }
 
+    /// The same with its variants on `place`.
+    #[cfg(all(test, feature = "cuda"))]
+    fn on(mut self, place: Place) -> Self {
+        self.place = place;
+        self
+    }
+
     /// The files behind the model.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
@@ -218,3 +225,7 @@ impl ModelStore {
 #[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;
+
+#[cfg(all(test, feature = "cuda"))]
+#[path = "store_card_tests.rs"]
+mod card_tests;
