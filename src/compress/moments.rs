@@ -11,6 +11,9 @@ pub const SAMPLE_TOKENS: usize = 512;
 /// Tokens whose products are summed at a time.
 const TILE: usize = 256;
 
+/// Rows and columns that are mirrored at a time.
+const MIRRORED: usize = 64;
+
 /// Sums over the calibrated inputs X (tokens, `in_features`) of a layer; layers that read the same input share one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Moments {
@@ -100,9 +103,14 @@ impl Moments {
     #[must_use]
     pub fn finish(mut self) -> Self {
         let width = self.n_inputs;
-        for row in 0..width {
-            for column in row + 1..width {
-                self.gram[row * width + column] = self.gram[column * width + row];
+        // In tiles: the rows of a wide matrix are pages apart.
+        for first_row in (0..width).step_by(MIRRORED) {
+            for first_column in (first_row..width).step_by(MIRRORED) {
+                for row in first_row..width.min(first_row + MIRRORED) {
+                    for column in first_column.max(row + 1)..width.min(first_column + MIRRORED) {
+                        self.gram[row * width + column] = self.gram[column * width + row];
+                    }
+                }
             }
         }
         self
@@ -225,6 +233,11 @@ mod tests {
         }
         assert_eq!((moments.n_tokens(), moments.sample().len(), moments.n_dead()), (600, 300 * width, 0));
         assert_eq!(moments.sample()[width..2 * width], x[2 * width..3 * width]);
+        let mut wide = Moments::new(2 * MIRRORED + 3);
+        wide.observe(&x[..5 * wide.n_inputs()], 1);
+        let (wide, width) = (wide.finish(), 2 * MIRRORED + 3);
+        let is_symmetric = |at: usize| wide.gram()[at] == wide.gram()[at % width * width + at / width];
+        assert!((0..width * width).all(is_symmetric) && wide.gram()[width - 1] != 0.0);
         let chosen = moments.select(&[2, 0]);
         assert_eq!(chosen.gram()[1], moments.gram()[2 * width]);
         let halved = moments.divided(&[2.0, 1.0, 1.0]);

@@ -17,8 +17,9 @@ use crate::nn::{self, NnError};
 /// Threads of the kernel that adds.
 const THREADS: usize = 256;
 
-/// The hidden states (tokens, hidden) f32 of every window at a block boundary, on their way through a model. They are kept
-/// in the card's memory; where that is needed for the way through a block, in the host's.
+/// The hidden states (tokens, hidden) f32 of every window at a block boundary, on their way through a model.
+///
+/// They are kept in the card's memory; where that is needed for the way through a block, in the host's.
 #[derive(Debug)]
 pub struct States {
     card: Rc<dyn Card>,

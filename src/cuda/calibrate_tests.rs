@@ -21,7 +21,7 @@ const EVERY: usize = 3;
 type Found = BTreeMap<Operation, Moments>;
 
 fn windows() -> Vec<Vec<u32>> {
-    (0..3).map(|window| (0..23).map(|at| (window * 23 + at) * 37 % 128).collect()).collect()
+    (0..2).map(|window| (0..19).map(|at| (window * 19 + at) * 37 % 128).collect()).collect()
 }
 
 /// Sums by the processor.
@@ -90,7 +90,7 @@ fn check(host: &Llama, bound: f64, what: &str) {
                 true
             };
             let found = states.through_block(host, block, reading(true), &mut hear).unwrap().unwrap();
-            assert_eq!(heard, [0, 1, 2]);
+            assert_eq!(heard, [0, 1]);
             assert!(found.keys().eq(expected.keys()), "{what}: {:?}", found.keys());
             for (at, expected) in expected {
                 assert_near(&found[at], expected, bound, &format!("{what}, block {block} {at:?}, {rows} rows"));
@@ -109,6 +109,10 @@ fn a_walk_on_the_card_has_the_processor_s_sums() {
         (config.attention_bias, config.mlp_bias, config.rope_order) = (true, true, RopeOrder::Interleaved);
     });
     check(&other.model(), 1e-5, "biases, odd channels");
+}
+
+#[test]
+fn a_walk_sees_what_the_variant_s_attention_sees() {
     let mut toy = Toy::new(|_| {});
     (toy.attention.window, toy.attention.sinks) = (Some(5), 2);
     check(&toy.model(), 1e-5, "window");
@@ -195,7 +199,7 @@ fn states_give_way_where_a_block_needs_the_memory() {
     assert!(held > 0 && most > 2 * held);
     let less = |card: &EmulatedCard, step| {
         if step == 1 {
-            card.hold_at_most(most - 16)
+            card.hold_at_most(most - 16);
         }
     };
     assert_eq!(all(&less), expected);
@@ -215,7 +219,7 @@ fn a_walk_ends_where_it_is_told_to_and_refuses_what_does_not_fit() {
     let host = Toy::new(|_| {}).model();
     let device = Device::emulated();
     let mut states = device.states(&host, &windows()).unwrap();
-    assert!(states.through_block(&host, 0, reading(true), &mut |window| window < 2).unwrap().is_none());
+    assert!(states.through_block(&host, 0, reading(true), &mut |window| window < 1).unwrap().is_none());
     assert!(device.states(&host, &[vec![1, 128]]).is_err(), "no such token");
     let mut long = device.states(&host, &[vec![1; 65]]).unwrap();
     assert!(long.through_block(&host, 0, reading(true), &mut |_| true).is_err(), "the context is 64");

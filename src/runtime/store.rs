@@ -1,4 +1,4 @@
-//! One model, and its variants as the processor makes them.
+//! One model, and the making of its variants.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -226,6 +226,7 @@ impl ModelStore {
 #[path = "store_tests.rs"]
 mod tests;
 
-#[cfg(all(test, feature = "cuda"))]
+#[cfg(test)]
+#[cfg(feature = "cuda")]
 #[path = "store_card_tests.rs"]
 mod card_tests;
