@@ -43,7 +43,7 @@ pub(crate) use ggml::{block_type, restore_rows, round_rows};
 pub use ggml::{dequantize_ggml, quantize_ggml};
 pub use job::{Compressed, Job, compress};
 pub use low_rank::{Factors, factorize, low_rank_of_rank, singular_values};
-pub use moments::{Moments, SAMPLE_TOKENS};
+pub use moments::{MomentParts, Moments, SAMPLE_TOKENS};
 pub(crate) use output_error::output_error;
 pub use packed::{ActivationGrid, Fp8Matrix, IntMatrix, LowRankMatrix, PackedWeights, ZeroPoints};
 pub use prune::{keep_mask, wanda_scores};

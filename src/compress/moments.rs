@@ -11,6 +11,9 @@ pub const SAMPLE_TOKENS: usize = 512;
 /// Tokens whose products are summed at a time.
 const TILE: usize = 256;
 
+/// Rows and columns that are mirrored at a time.
+const MIRRORED: usize = 64;
+
 /// Sums over the calibrated inputs X (tokens, `in_features`) of a layer; layers that read the same input share one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Moments {
@@ -23,7 +26,40 @@ pub struct Moments {
     pub(super) sample: Vec<f32>,
 }
 
+/// Finished sums that were made elsewhere: on a card, or before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MomentParts {
+    /// Tokens seen.
+    pub n_tokens: u64,
+    /// The lower half of `XᵀX`, row behind row.
+    pub lower: Vec<f64>,
+    /// Sum of magnitudes of each feature.
+    pub sum_abs: Vec<f64>,
+    /// Largest magnitude of each feature.
+    pub max_abs: Vec<f32>,
+    /// Up to [`SAMPLE_TOKENS`] inputs as they were, (tokens, `in_features`).
+    pub sample: Vec<f32>,
+}
+
 impl Moments {
+    /// The moments of inputs with `n_inputs` features; `None` where a length is not that of so many.
+    pub fn from_parts(n_inputs: usize, parts: MomentParts) -> Option<Self> {
+        let MomentParts { n_tokens, lower, sum_abs, max_abs, sample } = parts;
+        let fits = lower.len() == n_lower(n_inputs)? && sum_abs.len() == n_inputs && max_abs.len() == n_inputs;
+        let is_sample = sample.len() <= SAMPLE_TOKENS * n_inputs && sample.len().is_multiple_of(n_inputs.max(1));
+        if !fits || !is_sample {
+            return None;
+        }
+        let mut gram = vec![0.0; n_inputs * n_inputs];
+        let mut rest = lower.as_slice();
+        for row in 0..n_inputs {
+            let (own, behind) = rest.split_at(row + 1);
+            gram[row * n_inputs..][..=row].copy_from_slice(own);
+            rest = behind;
+        }
+        Some(Self { n_inputs, n_tokens, gram, sum_abs, max_abs, sample }.finish())
+    }
+
     /// No tokens yet.
     pub fn new(n_inputs: usize) -> Self {
         Self {
@@ -67,9 +103,14 @@ impl Moments {
     #[must_use]
     pub fn finish(mut self) -> Self {
         let width = self.n_inputs;
-        for row in 0..width {
-            for column in row + 1..width {
-                self.gram[row * width + column] = self.gram[column * width + row];
+        // In tiles: the rows of a wide matrix are pages apart.
+        for first_row in (0..width).step_by(MIRRORED) {
+            for first_column in (first_row..width).step_by(MIRRORED) {
+                for row in first_row..width.min(first_row + MIRRORED) {
+                    for column in first_column.max(row + 1)..width.min(first_column + MIRRORED) {
+                        self.gram[row * width + column] = self.gram[column * width + row];
+                    }
+                }
             }
         }
         self
@@ -168,6 +209,11 @@ impl Moments {
     }
 }
 
+/// Numbers in the lower half of a matrix of this width; `None` where they cannot be counted.
+pub(super) fn n_lower(width: usize) -> Option<usize> {
+    Some(width.checked_mul(width.checked_add(1)?)? / 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +233,11 @@ mod tests {
         }
         assert_eq!((moments.n_tokens(), moments.sample().len(), moments.n_dead()), (600, 300 * width, 0));
         assert_eq!(moments.sample()[width..2 * width], x[2 * width..3 * width]);
+        let mut wide = Moments::new(2 * MIRRORED + 3);
+        wide.observe(&x[..5 * wide.n_inputs()], 1);
+        let (wide, width) = (wide.finish(), 2 * MIRRORED + 3);
+        let is_symmetric = |at: usize| wide.gram()[at] == wide.gram()[at % width * width + at / width];
+        assert!((0..width * width).all(is_symmetric) && wide.gram()[width - 1] != 0.0);
         let chosen = moments.select(&[2, 0]);
         assert_eq!(chosen.gram()[1], moments.gram()[2 * width]);
         let halved = moments.divided(&[2.0, 1.0, 1.0]);

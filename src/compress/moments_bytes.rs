@@ -1,6 +1,7 @@
 //! Moments as bytes, to keep them between runs.
 
-use crate::compress::{Moments, SAMPLE_TOKENS};
+use crate::compress::moments::n_lower;
+use crate::compress::{MomentParts, Moments};
 
 impl Moments {
     /// These finished moments as bytes: sizes, then the lower half of `XᵀX`, sums, largest magnitudes and the sample.
@@ -21,29 +22,17 @@ impl Moments {
         let (sizes, rest) = bytes.split_at_checked(24)?;
         let size = |at: usize| u64::from_le_bytes(sizes.as_chunks::<8>().0[at]);
         let n_sample = usize::try_from(size(2)).ok()?;
-        let width = n_inputs;
-        let n_lower = width.checked_mul(width + 1)? / 2;
-        if size(0) != width as u64 || n_sample > SAMPLE_TOKENS * width {
+        if size(0) != n_inputs as u64 {
             return None;
         }
-        let (wide, narrow) = rest.split_at_checked(n_lower.checked_add(width)?.checked_mul(8)?)?;
-        let (mut wide, narrow) = (doubles(wide), singles(narrow));
-        if narrow.len() != width + n_sample || wide.iter().any(|value| !value.is_finite()) {
+        let n_lower = n_lower(n_inputs)?;
+        let (wide, narrow) = rest.split_at_checked(n_lower.checked_add(n_inputs)?.checked_mul(8)?)?;
+        let (mut lower, mut max_abs) = (doubles(wide), singles(narrow));
+        if max_abs.len().checked_sub(n_inputs)? != n_sample || lower.iter().any(|value| !value.is_finite()) {
             return None;
         }
-        let sum_abs = wide.split_off(n_lower);
-        let mut gram = vec![0.0; width * width];
-        let mut lower = wide.into_iter();
-        for row in 0..width {
-            for column in 0..=row {
-                let value = lower.next()?;
-                gram[row * width + column] = value;
-                gram[column * width + row] = value;
-            }
-        }
-        let (max_abs, sample) = narrow.split_at(width);
-        let (max_abs, sample) = (max_abs.to_vec(), sample.to_vec());
-        Some(Self { n_inputs, n_tokens: size(1), gram, sum_abs, max_abs, sample })
+        let (sum_abs, sample) = (lower.split_off(n_lower), max_abs.split_off(n_inputs));
+        Self::from_parts(n_inputs, MomentParts { n_tokens: size(1), lower, sum_abs, max_abs, sample })
     }
 }
 
@@ -58,6 +47,7 @@ fn singles(bytes: &[u8]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compress::SAMPLE_TOKENS;
 
     #[test]
     fn moments_come_back_bit_for_bit_or_not_at_all() {
@@ -70,6 +60,13 @@ mod tests {
         assert_eq!(Moments::from_bytes(&bytes, 4), None);
         assert_eq!(Moments::from_bytes(&bytes[..bytes.len() - 4], 5), None);
         assert_eq!(Moments::from_bytes(&bytes[..20], 5), None);
+        let parts = |n_lower, n_sample| {
+            let (lower, sum_abs, max_abs) = (vec![1.0; n_lower], vec![1.0; 2], vec![1.0; 2]);
+            MomentParts { n_tokens: 1, lower, sum_abs, max_abs, sample: vec![1.0; n_sample] }
+        };
+        assert_eq!(Moments::from_parts(2, parts(3, 4)).unwrap().gram(), [1.0; 4]);
+        let refused = [parts(4, 4), parts(3, 3), parts(3, 2 * SAMPLE_TOKENS + 2)];
+        assert!(refused.into_iter().all(|parts| Moments::from_parts(2, parts).is_none()));
         let mut broken = bytes;
         broken[24..32].copy_from_slice(&f64::NAN.to_le_bytes());
         assert_eq!(Moments::from_bytes(&broken, 5), None);

@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use crate::cuda::card::{Card, Gemm, GemmType};
+use crate::cuda::card::{Card, Gemm, GemmType, Traits};
 use crate::cuda::driver_card::DriverCard;
 use crate::cuda::linear::Uploaded;
-use crate::cuda::{CudaError, Model, ceilings};
+use crate::cuda::pass::MOST_ROWS;
+use crate::cuda::{CudaError, Model, States, ceilings};
 use crate::device::CardCeilings;
 use crate::nn::Llama;
 
@@ -13,7 +14,7 @@ use crate::nn::Llama;
 #[derive(Debug)]
 pub struct Device {
     card: Rc<dyn Card>,
-    uploaded: Uploaded,
+    uploaded: Rc<Uploaded>,
 }
 
 impl Device {
@@ -32,7 +33,7 @@ impl Device {
     }
 
     pub(super) fn on(card: Rc<dyn Card>) -> Self {
-        Self { card, uploaded: Uploaded::default() }
+        Self { card, uploaded: Rc::default() }
     }
 
     /// Copies a model to the card, but for the matrices that it shares with models that are there.
@@ -41,6 +42,26 @@ impl Device {
     /// When a part has no kernel, or the card has no memory left.
     pub fn model(&self, host: &Llama) -> Result<Rc<Model>, CudaError> {
         Model::new(&self.card, &self.uploaded, host).map(Rc::new)
+    }
+
+    /// Embeds windows of tokens, to take them through blocks that shall be calibrated.
+    ///
+    /// # Errors
+    /// When a token has no row, the embedding no kernel, or the card fails. Memory of the card is no reason: the host's is
+    /// taken where there is too little.
+    pub fn states(&self, host: &Llama, windows: &[Vec<u32>]) -> Result<States, CudaError> {
+        States::new(&self.card, &self.uploaded, host, windows, MOST_ROWS)
+    }
+
+    /// What tells results of this card from those of others, in their last bits: its kind, and whether products of many rows
+    /// are the library's.
+    ///
+    /// # Errors
+    /// When the card fails.
+    pub fn kind(&self) -> Result<String, CudaError> {
+        let Traits { name, capability: (major, minor), .. } = self.card.traits()?;
+        let library = if self.has_library() { "with" } else { "without" };
+        Ok(format!("{name}, {major}.{minor}, {library} cuBLASLt"))
     }
 
     /// Whether prompts go through the library of products of many rows.

@@ -51,6 +51,8 @@ pub(super) struct EmulatedCard {
     marks: RefCell<BTreeMap<usize, Instant>>,
     is_waited: Cell<bool>,
     library: Library,
+    /// The most bytes that may be allocated; all where nobody said.
+    limit: Cell<Option<u64>>,
 }
 
 /// What multiplies many rows.
@@ -83,6 +85,11 @@ impl EmulatedCard {
         card
     }
 
+    /// Has no more memory than so many bytes from now on.
+    pub(super) fn hold_at_most(&self, bytes: u64) {
+        self.limit.set(Some(bytes));
+    }
+
     /// The address in the host's memory of `bytes` at `address`, all inside of one allocation.
     fn host(&self, address: u64, bytes: usize) -> *mut u8 {
         let mut memory = self.memory.borrow_mut();
@@ -104,6 +111,9 @@ impl EmulatedCard {
 
 impl Card for EmulatedCard {
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
+        if self.limit.get().is_some_and(|limit| self.allocated.get().0 + bytes as u64 > limit) {
+            return Err(CudaError::Memory { bytes: Some(bytes as u64) });
+        }
         let len = bytes.div_ceil(16);
         let mut words = vec![0_u128; len + MARGIN + 15];
         let begin = words.as_ptr().addr();

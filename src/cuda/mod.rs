@@ -11,6 +11,9 @@
 
 #![expect(unsafe_code, reason = "the driver is a C library, and what it is given are addresses on a card")]
 
+mod calibrate;
+#[cfg(test)]
+mod calibrate_tests;
 mod card;
 mod ceilings;
 mod cublaslt;
@@ -33,6 +36,8 @@ mod matrix;
 mod model;
 #[cfg(test)]
 mod model_tests;
+mod moments;
+mod pass;
 mod profile;
 #[cfg(test)]
 mod profile_tests;
@@ -40,6 +45,7 @@ mod rounding;
 mod score;
 mod text;
 
+pub use calibrate::{Reading, States};
 pub use device::Device;
 pub use driver::devices;
 pub use error::CudaError;

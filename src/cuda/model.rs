@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::cuda::CudaError;
 use crate::cuda::card::{Buffer, Card};
 use crate::cuda::linear::{Linear, Uploaded, vector};
+use crate::cuda::pass::Frame;
 use crate::model::{HiddenAct, LlamaConfig, RopeOrder};
 use crate::nn;
 use crate::recipe::KvFormat;
@@ -71,36 +72,13 @@ impl Model {
     pub(super) fn new(card: &Rc<dyn Card>, uploaded: &Uploaded, host: &nn::Llama) -> Result<Self, CudaError> {
         let parts = host.parts();
         let settings = Settings::new(host)?;
-        let layer = |layer: &nn::Linear| Linear::new(card, uploaded, layer);
-        let mut blocks = Vec::with_capacity(parts.blocks.len());
-        for block in &parts.blocks {
-            let attention = block.attention.as_ref().map(|part| {
-                Ok::<_, CudaError>(Attention {
-                    norm: vector(card, &part.norm)?,
-                    q: layer(&part.q)?,
-                    k: layer(&part.k)?,
-                    v: layer(&part.v)?,
-                    o: layer(&part.o)?,
-                    n_heads: part.n_heads,
-                    n_kv_heads: part.n_kv_heads,
-                })
-            });
-            let mlp = block.mlp.as_ref().map(|part| {
-                Ok::<_, CudaError>(Mlp {
-                    norm: vector(card, &part.norm)?,
-                    gate: layer(&part.gate)?,
-                    up: layer(&part.up)?,
-                    down: layer(&part.down)?,
-                })
-            });
-            blocks.push(Block { attention: attention.transpose()?, mlp: mlp.transpose()? });
-        }
+        let blocks = parts.blocks.iter().map(|block| Block::new(card, uploaded, block));
         Ok(Self {
             card: Rc::clone(card),
             config: parts.config.clone(),
             embedding: Linear::embedding(card, uploaded, &parts.embedding)?,
-            head: parts.head.as_ref().map(|head| layer(head)).transpose()?,
-            blocks,
+            head: parts.head.as_ref().map(|head| Linear::new(card, uploaded, head)).transpose()?,
+            blocks: blocks.collect::<Result<_, _>>()?,
             final_norm: vector(card, &parts.final_norm)?,
             rotary: Arc::clone(&parts.rotary),
             settings,
@@ -112,15 +90,17 @@ impl Model {
         &self.config
     }
 
+    pub(super) fn frame(&self) -> Frame<'_> {
+        let Self { card, config, rotary, settings, .. } = self;
+        Frame { card, config, rotary, settings: *settings }
+    }
+
     pub(super) fn head(&self) -> &Linear {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
     fn layers(&self) -> impl Iterator<Item = &Linear> {
-        let blocks = self.blocks.iter().flat_map(|block| {
-            let attention = block.attention.iter().flat_map(|part| [&part.q, &part.k, &part.v, &part.o]);
-            attention.chain(block.mlp.iter().flat_map(|part| [&part.gate, &part.up, &part.down]))
-        });
+        let blocks = self.blocks.iter().flat_map(Block::layers);
         std::iter::once(&self.embedding).chain(blocks).chain(&self.head)
     }
 
@@ -139,16 +119,43 @@ impl Model {
         let matrices = self.layers().flat_map(Linear::matrices);
         matrices.filter(|matrix| seen.insert(Rc::as_ptr(matrix).addr())).map(|matrix| matrix.held_bytes()).sum()
     }
+}
 
-    /// The widest input of a layer, and the highest rank.
-    pub(super) fn widths(&self) -> (usize, usize) {
-        let widest = self.layers().chain([self.head()]).map(|layer| layer.shape()[1]).max().unwrap_or(0);
-        (widest, self.layers().map(Linear::rank).max().unwrap_or(0))
+impl Block {
+    /// Copies what is not there yet.
+    pub(super) fn new(card: &Rc<dyn Card>, uploaded: &Uploaded, host: &nn::Block) -> Result<Self, CudaError> {
+        let layer = |layer: &nn::Linear| Linear::new(card, uploaded, layer);
+        let attention = host.attention.as_ref().map(|part| {
+            Ok::<_, CudaError>(Attention {
+                norm: vector(card, &part.norm)?,
+                q: layer(&part.q)?,
+                k: layer(&part.k)?,
+                v: layer(&part.v)?,
+                o: layer(&part.o)?,
+                n_heads: part.n_heads,
+                n_kv_heads: part.n_kv_heads,
+            })
+        });
+        let mlp = host.mlp.as_ref().map(|part| {
+            Ok::<_, CudaError>(Mlp {
+                norm: vector(card, &part.norm)?,
+                gate: layer(&part.gate)?,
+                up: layer(&part.up)?,
+                down: layer(&part.down)?,
+            })
+        });
+        Ok(Self { attention: attention.transpose()?, mlp: mlp.transpose()? })
+    }
+
+    /// The linear layers in the order of execution.
+    pub(super) fn layers(&self) -> impl Iterator<Item = &Linear> {
+        let attention = self.attention.iter().flat_map(|part| [&part.q, &part.k, &part.v, &part.o]);
+        attention.chain(self.mlp.iter().flat_map(|part| [&part.gate, &part.up, &part.down]))
     }
 }
 
 impl Settings {
-    fn new(host: &nn::Llama) -> Result<Self, CudaError> {
+    pub(super) fn new(host: &nn::Llama) -> Result<Self, CudaError> {
         let parts = host.parts();
         if parts.config.head_dim > MAX_HEAD {
             let text = format!("heads of {} have no kernel on a card; {MAX_HEAD} is the most", parts.config.head_dim);

@@ -5,32 +5,22 @@ use std::rc::Rc;
 
 use crate::cuda::CudaError;
 use crate::cuda::card::{Buffer, Card, Launch, Recorded};
-use crate::cuda::matrix::FEW_ROWS;
-use crate::cuda::model::{Attention, Block, Mlp, Model};
+use crate::cuda::model::Model;
+use crate::cuda::pass::{MOST_ROWS, Room, Space, Widths};
 use crate::cuda::profile::Marks;
-use crate::cuda::rounding::{Activations, Rounding};
 use crate::model::Operation;
 use crate::nn::NnError;
 
-/// Tokens of a prompt that go through the model at once: written-out weights are read again for each such part.
-const MOST_ROWS: usize = 1024;
 /// Rows whose logits exist at the same time: the head's weights are read again for each such part. 256 rows of 128,256
 /// logits are 131 MB.
 pub(super) const LOGIT_ROWS: usize = 256;
-/// Threads of the kernels between products, of attention and of reductions.
-const THREADS: u32 = 256;
-/// Of attention, and the pairs of a query and a head that a block has: for few tokens and for prompts.
-const ATTENTION: (u32, usize) = (128, 4);
-const TILED_ATTENTION: (u32, usize) = (128, 64);
+/// Threads of the kernel that chooses a token.
 const REDUCTION: u32 = 512;
 /// Keys that a block of single-token attention reads at least before others share the work.
 const SPLIT: usize = 64;
 const MAX_SPLITS: usize = 64;
 /// What `choose` writes where a logit is not finite.
 const NO_TOKEN: u32 = u32::MAX;
-
-/// What hears of the end of each operation of a block.
-type End<'a> = &'a dyn Fn(Operation) -> Result<(), CudaError>;
 
 /// One text over one model.
 #[derive(Debug)]
@@ -41,8 +31,10 @@ pub struct Text {
     rows: usize,
     /// Keys and values; `None` where a block has no attention.
     cache: Vec<Option<[Buffer; 2]>>,
-    cos: Buffer,
-    sin: Buffer,
+    tokens: Buffer,
+    /// One number in [0, 1) for each token that is chosen.
+    draws: Buffer,
+    logits: Buffer,
     space: Space,
     splits: usize,
     /// The step of a single token, with the bits of the temperature that it was recorded for.
@@ -52,57 +44,26 @@ pub struct Text {
     pub(super) marks: Marks,
 }
 
-/// The buffers of a pass.
-#[derive(Debug)]
-struct Space {
-    tokens: Buffer,
-    /// Tokens in the cache, and tokens chosen.
-    counters: Buffer,
-    /// One number in [0, 1) for each token that is chosen.
-    draws: Buffer,
-    hidden: Buffer,
-    added: Buffer,
-    normed: Buffer,
-    query: Buffer,
-    key: Buffer,
-    value: Buffer,
-    mixed: Buffer,
-    gate: Buffer,
-    up: Buffer,
-    middle: Buffer,
-    parts: Buffer,
-    sums: Buffer,
-    logits: Buffer,
-    rounding: Rounding,
-}
-
 impl Text {
     /// An empty text with room for `capacity` tokens.
     ///
     /// # Errors
     /// When the context is exceeded or the card has no memory left.
     pub fn new(model: &Rc<Model>, capacity: usize) -> Result<Self, CudaError> {
-        let (config, card) = (&model.config, &model.card);
+        let (frame, card) = (model.frame(), &model.card);
         let rows = capacity.clamp(1, MOST_ROWS);
-        let kv = |part: &Attention| part.n_kv_heads * config.head_dim;
-        let bytes = |part| capacity.max(1) * kv(part) * model.settings.cache_width;
-        let mut cache = Vec::with_capacity(model.blocks.len());
-        for block in &model.blocks {
-            let make =
-                |part| Ok::<_, CudaError>([Buffer::zeroed(card, bytes(part))?, Buffer::zeroed(card, bytes(part))?]);
-            cache.push(block.attention.as_ref().map(make).transpose()?);
-        }
-        let (cos, sin) = model.rotary.table(capacity)?;
         let splits = capacity.div_ceil(SPLIT).clamp(1, MAX_SPLITS);
+        let widths = Widths::of(&model.blocks).and(&model.embedding).and(model.head());
         Ok(Self {
             model: Rc::clone(model),
             capacity,
             len: 0,
             rows,
-            cache,
-            cos: Buffer::of(card, &cos)?,
-            sin: Buffer::of(card, &sin)?,
-            space: Space::new(model, capacity, rows, splits)?,
+            cache: model.blocks.iter().map(|block| frame.cache(block, capacity)).collect::<Result<_, _>>()?,
+            tokens: Buffer::floats(card, rows)?,
+            draws: Buffer::zeroed(card, (capacity + 1) * 8)?,
+            logits: Buffer::floats(card, rows.min(LOGIT_ROWS) * model.config.vocab_size)?,
+            space: Space::new(frame, widths, Room { capacity, rows, splits })?,
             splits,
             step: None,
             step_launches: 0,
@@ -159,7 +120,7 @@ impl Text {
     pub fn step(&mut self, token: Option<u32>, temperature: f64) -> Result<Option<u32>, CudaError> {
         if let Some(token) = token {
             self.fits(&[token])?;
-            self.space.tokens.write(&[token])?;
+            self.tokens.write(&[token])?;
         } else {
             self.fits(&[])?;
         }
@@ -206,7 +167,7 @@ impl Text {
     /// # Errors
     /// When the card fails.
     pub fn set_draws(&self, draws: &[f64]) -> Result<(), CudaError> {
-        self.space.draws.write(draws)?;
+        self.draws.write(draws)?;
         self.count(0)
     }
 
@@ -216,7 +177,7 @@ impl Text {
     /// When the card fails.
     pub fn logits(&self) -> Result<Vec<f32>, CudaError> {
         let mut logits = vec![0.0; self.model.config.vocab_size];
-        self.space.logits.read(&mut logits)?;
+        self.logits.read(&mut logits)?;
         Ok(logits)
     }
 
@@ -233,13 +194,12 @@ impl Text {
 
     fn chosen(&self) -> Result<Option<u32>, CudaError> {
         let mut token = [0];
-        self.space.tokens.read(&mut token)?;
+        self.tokens.read(&mut token)?;
         Ok(Some(token[0]).filter(|token| *token != NO_TOKEN))
     }
 
     fn count(&self, chosen: i32) -> Result<(), CudaError> {
-        let len = i32::try_from(self.len).unwrap_or(i32::MAX);
-        self.space.counters.write(&[len, chosen])
+        self.space.count(self.len, chosen)
     }
 
     fn fits(&self, tokens: &[u32]) -> Result<(), CudaError> {
@@ -257,7 +217,7 @@ impl Text {
     /// Runs at most `rows` tokens through all blocks and the last norm.
     pub(super) fn pass(&mut self, tokens: &[u32]) -> Result<(), CudaError> {
         self.fits(tokens)?;
-        self.space.tokens.write(tokens)?;
+        self.tokens.write(tokens)?;
         self.count(0)?;
         self.blocks(tokens.len(), 1)?;
         self.len += tokens.len();
@@ -286,198 +246,40 @@ impl Text {
     }
 
     fn choose(&self, temperature: f64) -> Result<(), CudaError> {
-        let Space { logits, draws, counters, tokens, .. } = &self.space;
-        let vocab_size = self.model.config.vocab_size as u64;
-        let args = [
-            logits.address(),
-            vocab_size,
-            temperature.to_bits(),
-            draws.address(),
-            counters.address(),
-            tokens.address(),
-        ];
-        self.launch("choose", [1, 1, 1], REDUCTION, &args)
+        let [logits, draws, counters, tokens] =
+            [&self.logits, &self.draws, &self.space.counters, &self.tokens].map(Buffer::address);
+        let args = [logits, self.model.config.vocab_size as u64, temperature.to_bits(), draws, counters, tokens];
+        self.card().launch(Launch { kernel: "choose", grid: [1, 1, 1], threads: REDUCTION, args: &args })
     }
 
     fn blocks(&self, rows: usize, splits: usize) -> Result<(), CudaError> {
-        let Space { tokens, hidden, .. } = &self.space;
-        self.model.embedding.gather(tokens.address(), rows, hidden.address())?;
+        self.model.embedding.gather(self.tokens.address(), rows, self.space.hidden.address())?;
         let end = |block, operation| self.marks.end(self.card(), block, operation);
         end(None, Operation::Embedding)?;
-        // What the last part made joins the stream with the next norm, in one pass over it.
+        let pass = self.space.pass(rows, splits);
         let mut is_pending = false;
-        for (index, (Block { attention, mlp }, cache)) in self.model.blocks.iter().zip(&self.cache).enumerate() {
-            let end = |operation| end(Some(index), operation);
-            if let (Some(attention), Some(cache)) = (attention, cache) {
-                self.norm(&attention.norm, rows, is_pending)?;
-                end(Operation::AttentionNorm)?;
-                self.attention(attention, cache, rows, splits, &end)?;
-                is_pending = true;
-            }
-            if let Some(mlp) = mlp {
-                self.norm(&mlp.norm, rows, is_pending)?;
-                end(Operation::MlpNorm)?;
-                self.mlp(mlp, rows, &end)?;
-                is_pending = true;
-            }
+        for (index, (block, cache)) in self.model.blocks.iter().zip(&self.cache).enumerate() {
+            is_pending = pass.block(block, cache.as_ref(), is_pending, &mut |operation| end(Some(index), operation))?;
         }
-        self.norm(&self.model.final_norm, rows, is_pending)?;
+        pass.norm(&self.model.final_norm, is_pending)?;
         end(None, Operation::FinalNorm)
-    }
-
-    fn norm(&self, weight: &Buffer, rows: usize, is_pending: bool) -> Result<(), CudaError> {
-        let Space { hidden, added, normed, .. } = &self.space;
-        let added = if is_pending { added.address() } else { 0 };
-        // The host's norm takes single precision too.
-        let eps = f64::from(self.model.config.rms_norm_eps as f32).to_bits();
-        let width = self.model.config.hidden_size as u64;
-        let args = [hidden.address(), added, weight.address(), normed.address(), width, eps];
-        self.launch("rms_norm", [rows, 1, 1], THREADS, &args)
-    }
-
-    fn inputs(&self, buffer: &Buffer, rows: usize) -> Activations<'_> {
-        self.space.rounding.of(buffer.address(), rows)
-    }
-
-    fn attention(
-        &self,
-        part: &Attention,
-        cache: &[Buffer; 2],
-        rows: usize,
-        splits: usize,
-        end: End<'_>,
-    ) -> Result<(), CudaError> {
-        let Space { normed, query, key, value, mixed, added, middle, counters, .. } = &self.space;
-        let (x, middle) = (self.inputs(normed, rows), middle.address());
-        part.q.multiply(x, query.address(), middle)?;
-        end(Operation::Query)?;
-        part.k.multiply(x, key.address(), middle)?;
-        end(Operation::Key)?;
-        part.v.multiply(x, value.address(), middle)?;
-        end(Operation::Value)?;
-        let settings = self.model.settings;
-        let (heads, kv_heads, head_dim) = (part.n_heads, part.n_kv_heads, self.model.config.head_dim);
-        let [keys, values] = cache.each_ref().map(Buffer::address);
-        let shape = [heads as u64, kv_heads as u64, head_dim as u64];
-        let args = [
-            query.address(),
-            key.address(),
-            value.address(),
-            self.cos.address(),
-            self.sin.address(),
-            keys,
-            values,
-            counters.address(),
-            shape[0],
-            shape[1],
-            shape[2],
-            u64::from(settings.is_interleaved),
-        ];
-        self.launch(&format!("rotate_and_store_{}", settings.cache), [rows, 1, 1], THREADS, &args)?;
-        end(Operation::Rope)?;
-        self.attend(part, [keys, values], rows, splits)?;
-        end(Operation::Attention)?;
-        part.o.multiply(self.inputs(mixed, rows), added.address(), middle)?;
-        end(Operation::Output)
-    }
-
-    /// Softmax(q kᵀ) v of the queries over the cache.
-    fn attend(&self, part: &Attention, [keys, values]: [u64; 2], rows: usize, splits: usize) -> Result<(), CudaError> {
-        let Space { query, mixed, counters, parts, sums, .. } = &self.space;
-        let settings = self.model.settings;
-        let (heads, kv_heads, head_dim) = (part.n_heads, part.n_kv_heads, self.model.config.head_dim);
-        let pairs = rows * (heads / kv_heads);
-        let shape = [rows, heads, kv_heads, head_dim].map(|size| size as u64);
-        let [query, mixed, parts, sums, counters] = [query, mixed, parts, sums, counters].map(Buffer::address);
-        let seen = [settings.window, settings.sinks];
-        if rows > FEW_ROWS {
-            debug_assert_eq!(splits, 1, "only a single token's attention is split");
-            let room = head_dim.next_power_of_two().max(64);
-            let args = [&[query, keys, values, mixed, counters][..], &shape, &seen].concat();
-            let (threads, most) = TILED_ATTENTION;
-            let kernel = format!("attend_tile_{}_{room}", settings.cache);
-            return self.launch(&kernel, [pairs.div_ceil(most), kv_heads, 1], threads, &args);
-        }
-        let (threads, most) = ATTENTION;
-        let args = [&[query, keys, values, mixed, parts, sums, counters][..], &shape, &seen].concat();
-        let grid = [pairs.div_ceil(most), kv_heads, splits];
-        self.launch(&format!("attend_{}", settings.cache), grid, threads, &args)?;
-        if splits > 1 {
-            let args = [parts, sums, mixed, splits as u64, head_dim as u64];
-            self.launch("combine", [rows * heads, 1, 1], THREADS, &args)?;
-        }
-        Ok(())
-    }
-
-    fn mlp(&self, part: &Mlp, rows: usize, end: End<'_>) -> Result<(), CudaError> {
-        let Space { normed, gate, up, added, middle, .. } = &self.space;
-        let (x, middle) = (self.inputs(normed, rows), middle.address());
-        part.gate.multiply(x, gate.address(), middle)?;
-        end(Operation::Gate)?;
-        part.up.multiply(x, up.address(), middle)?;
-        end(Operation::Up)?;
-        let len = rows * part.gate.shape()[0];
-        let args = [gate.address(), up.address(), len as u64, self.model.settings.act];
-        self.launch("gate", [len.div_ceil(THREADS as usize), 1, 1], THREADS, &args)?;
-        end(Operation::Activation)?;
-        part.down.multiply(self.inputs(gate, rows), added.address(), middle)?;
-        end(Operation::Down)
     }
 
     /// Logits of `rows` rows of the last pass, from `first` on.
     pub(super) fn head(&self, first: usize, rows: usize) -> Result<(), CudaError> {
-        let Space { normed, logits, middle, rounding, .. } = &self.space;
+        let Space { normed, middle, rounding, .. } = &self.space;
         let values = normed.float(first * self.model.config.hidden_size);
-        self.model.head().multiply(rounding.of(values, rows), logits.address(), middle.address())
+        self.model.head().multiply(rounding.of(values, rows), self.logits.address(), middle.address())
     }
 
     /// Where the logits are that were made last.
     pub(super) fn logits_address(&self) -> u64 {
-        self.space.logits.address()
-    }
-
-    fn launch(&self, kernel: &str, grid: [usize; 3], threads: u32, args: &[u64]) -> Result<(), CudaError> {
-        self.model.card.launch(Launch { kernel, grid, threads, args })
+        self.logits.address()
     }
 }
 
 impl Drop for Text {
     fn drop(&mut self) {
         self.forget_step();
-    }
-}
-
-impl Space {
-    fn new(model: &Model, capacity: usize, rows: usize, splits: usize) -> Result<Self, CudaError> {
-        let (config, card) = (&model.config, &model.card);
-        let most = |width: fn(&Attention) -> usize| {
-            model.blocks.iter().filter_map(|block| block.attention.as_ref()).map(width).max().unwrap_or(0)
-        };
-        let (heads, kv_heads) = (most(|part| part.n_heads), most(|part| part.n_kv_heads));
-        let mlps = model.blocks.iter().filter_map(|block| block.mlp.as_ref());
-        let channels = mlps.map(|part| part.gate.shape()[0]).max().unwrap_or(0);
-        let (widest, rank) = model.widths();
-        let floats = |len: usize| Buffer::floats(card, len);
-        // Only a single token's attention is split.
-        let split_rows = splits * heads;
-        Ok(Self {
-            tokens: floats(rows)?,
-            counters: floats(2)?,
-            draws: Buffer::zeroed(card, (capacity + 1) * 8)?,
-            hidden: floats(rows * config.hidden_size)?,
-            added: floats(rows * config.hidden_size)?,
-            normed: floats(rows * config.hidden_size)?,
-            query: floats(rows * heads * config.head_dim)?,
-            key: floats(rows * kv_heads * config.head_dim)?,
-            value: floats(rows * kv_heads * config.head_dim)?,
-            mixed: floats(rows * heads * config.head_dim)?,
-            gate: floats(rows * channels)?,
-            up: floats(rows * channels)?,
-            middle: floats(rows * rank)?,
-            parts: floats(split_rows * config.head_dim)?,
-            sums: floats(split_rows * 2)?,
-            logits: floats(rows.min(LOGIT_ROWS) * config.vocab_size)?,
-            rounding: Rounding::new(card, rows, widest)?,
-        })
     }
 }

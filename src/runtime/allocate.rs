@@ -86,7 +86,7 @@ fn spread(
 ) -> Result<Vec<f64>, RuntimeError> {
     let members: Vec<_> = group.iter().map(|member| (&member.layer.path, settings[member.index])).collect();
     let versions = (CURRENT.allocation, CURRENT.moments, CURRENT.pruning, CURRENT.low_rank);
-    let text = work.text.map(|text| text.hash);
+    let text = work.text_hash();
     let key = keys::hash("allocated", &(versions, base.hash, text, members));
     let stored = work.stored(key).and_then(|bytes| lists::from_bytes::<1>(&bytes));
     if let Some([Some(bits)]) = stored {

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::compress::{Moments, SAMPLE_TOKENS};
-use crate::model::{LayerPath, LayerRole};
+use crate::model::{LayerPath, LayerRole, Operation};
 use crate::nn::{Block, Linear, Llama, NnError, Observer, with_values};
-use crate::runtime::{RuntimeError, Watch};
+use crate::runtime::card::CardStates;
+use crate::runtime::{Place, RuntimeError, Watch};
 
 /// Windows of tokens that calibrated methods read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +75,16 @@ impl Input {
         })
     }
 
+    /// The operation that makes it.
+    pub(super) fn made_by(self) -> Operation {
+        match self {
+            Self::Attention => Operation::AttentionNorm,
+            Self::Heads => Operation::Attention,
+            Self::Mlp => Operation::MlpNorm,
+            Self::Channels => Operation::Activation,
+        }
+    }
+
     /// The first layer of `block` that reads it; `None` where that part was removed.
     pub(super) fn first_reader(self, block: &Block) -> Option<&Linear> {
         let (attention, mlp) = (block.attention.as_ref(), block.mlp.as_ref());
@@ -106,41 +117,94 @@ impl Observer for Sums {
     }
 }
 
-/// The hidden states of every window at a block boundary, (window, hidden) f32 each, on their way through the model.
+/// A way of every window through one block.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub(super) model: &'a Llama,
+    pub(super) block: usize,
+    /// The inputs that are summed; the block has what reads them.
+    pub(super) wanted: &'a [Input],
+    /// Of the tokens of all windows every so many-th is kept.
+    pub(super) sample_every: usize,
+    /// Whether the states go on behind the block.
+    pub(super) onward: bool,
+}
+
+/// The hidden states of every window at a block boundary, (window, hidden) f32 each.
+enum States {
+    OnHost(Vec<Tensor>),
+    OnCard(CardStates),
+}
+
+impl States {
+    /// Embeds every window.
+    fn new(model: &Llama, text: &CalibrationText, place: &Place) -> Result<Self, RuntimeError> {
+        if let Some(states) = place.states(model, &text.tokens)? {
+            return Ok(Self::OnCard(states));
+        }
+        let states = text.tokens.iter().map(|window| model.embed(window));
+        Ok(Self::OnHost(states.collect::<Result<_, _>>()?))
+    }
+
+    /// Takes the windows through a block; `keep_going` hears of each before it runs.
+    fn through(
+        &mut self,
+        way: Way<'_>,
+        keep_going: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<BlockMoments, RuntimeError> {
+        match self {
+            Self::OnHost(states) => through_on_host(states, way, keep_going),
+            Self::OnCard(states) => states.through(way, keep_going),
+        }
+    }
+}
+
+fn through_on_host(
+    states: &mut [Tensor],
+    way: Way<'_>,
+    keep_going: &mut dyn FnMut(usize) -> bool,
+) -> Result<BlockMoments, RuntimeError> {
+    let Way { model, block, wanted, sample_every, onward } = way;
+    let parts = &model.parts().blocks[block];
+    let readers = wanted.iter().filter_map(|input| Some((*input, input.first_reader(parts)?)));
+    let readers = readers.map(|(input, layer)| (layer.path().clone(), (input, Moments::new(layer.shape()[1]))));
+    let mut sums = Sums { readers: readers.collect(), sample_every, refused: None };
+    for (number, state) in states.iter_mut().enumerate() {
+        if !keep_going(number) {
+            return Err(RuntimeError::Cancelled);
+        }
+        let observer: Option<&mut dyn Observer> = if wanted.is_empty() { None } else { Some(&mut sums) };
+        let next = model.run_blocks(block..block + 1, state, None, observer)?;
+        if let Some(error) = sums.refused {
+            return Err(error.into());
+        }
+        if onward {
+            *state = next;
+        }
+    }
+    Ok(sums.readers.into_values().map(|(input, moments)| (input, moments.finish())).collect())
+}
+
+/// The hidden states of every window on their way through the model.
 pub(super) struct Walk<'a> {
     text: &'a CalibrationText,
-    states: Vec<Tensor>,
-    /// The block whose inputs `states` are.
+    place: &'a Place,
+    /// Before the block; `None` where nothing is embedded yet.
+    states: Option<States>,
+    /// The block whose inputs the states are.
     block: usize,
 }
 
 impl<'a> Walk<'a> {
-    /// Before the first block; nothing is embedded yet.
-    pub(super) fn new(text: &'a CalibrationText) -> Self {
-        Self { text, states: Vec::new(), block: 0 }
-    }
-
-    fn start(&mut self, model: &Llama) -> Result<(), RuntimeError> {
-        if self.states.is_empty() {
-            let states = self.text.tokens.iter().map(|window| model.embed(window));
-            self.states = states.collect::<Result<_, _>>()?;
-        }
-        Ok(())
+    /// Before the first block; nothing is embedded yet. On a card where `place` is one.
+    pub(super) fn new(text: &'a CalibrationText, place: &'a Place) -> Self {
+        Self { text, place, states: None, block: 0 }
     }
 
     /// Goes on to `block` through the blocks of `model`.
     pub(super) fn advance(&mut self, model: &Llama, block: usize, watch: &dyn Watch) -> Result<(), RuntimeError> {
-        self.start(model)?;
-        let windows = self.states.len() as u32;
-        let total = model.config().n_blocks as u32 * windows;
         while self.block < block {
-            for (state, window) in self.states.iter_mut().zip(0..) {
-                if !watch.calibrating(self.block as u32 * windows + window, total) {
-                    return Err(RuntimeError::Cancelled);
-                }
-                *state = model.run_blocks(self.block..self.block + 1, state, None, None)?;
-            }
-            self.block += 1;
+            self.through(model, &[], true, watch)?;
         }
         Ok(())
     }
@@ -154,36 +218,37 @@ impl<'a> Walk<'a> {
         onward: bool,
         watch: &dyn Watch,
     ) -> Result<BlockMoments, RuntimeError> {
-        self.start(model)?;
         let block = &model.parts().blocks[self.block];
-        let readers = wanted.iter().filter_map(|input| Some((*input, input.first_reader(block)?)));
-        let sums = readers.map(|(input, layer)| (layer.path().clone(), (input, Moments::new(layer.shape()[1]))));
-        let sample_every = (self.text.n_tokens() as usize).div_ceil(SAMPLE_TOKENS);
-        let mut sums = Sums { readers: sums.collect(), sample_every, refused: None };
-        let windows = self.states.len() as u32;
-        let (before, total) = (self.block as u32 * windows, model.config().n_blocks as u32 * windows);
-        for (state, window) in self.states.iter_mut().zip(0..) {
-            if !watch.calibrating(before + window, total) {
-                return Err(RuntimeError::Cancelled);
-            }
-            let next = model.run_blocks(self.block..self.block + 1, state, None, Some(&mut sums))?;
-            if let Some(error) = sums.refused {
-                return Err(error.into());
-            }
-            if onward {
-                *state = next;
+        let readers: BTreeMap<Input, &Linear> =
+            wanted.iter().filter_map(|input| Some((*input, input.first_reader(block)?))).collect();
+        let wanted: Vec<Input> = readers.keys().copied().collect();
+        let found = self.through(model, &wanted, onward, watch)?;
+        for (input, moments) in &found {
+            if !moments.sum_squares().iter().all(|sum| sum.is_finite()) {
+                let what = format!("a calibrated input of {}", readers[input].path());
+                return Err(RuntimeError::NonFinite { what });
             }
         }
-        if onward {
-            self.block += 1;
-        }
-        let finish = |(layer, (input, moments)): (LayerPath, (Input, Moments))| {
-            let moments = moments.finish();
-            if moments.sum_squares().iter().all(|sum| sum.is_finite()) {
-                return Ok((input, moments));
-            }
-            Err(RuntimeError::NonFinite { what: format!("a calibrated input of {layer}") })
+        Ok(found)
+    }
+
+    fn through(
+        &mut self,
+        model: &Llama,
+        wanted: &[Input],
+        onward: bool,
+        watch: &dyn Watch,
+    ) -> Result<BlockMoments, RuntimeError> {
+        let states = match &mut self.states {
+            Some(states) => states,
+            none => none.insert(States::new(model, self.text, self.place)?),
         };
-        sums.readers.into_iter().map(finish).collect()
+        let windows = self.text.tokens.len() as u32;
+        let (before, total) = (self.block as u32 * windows, model.config().n_blocks as u32 * windows);
+        let sample_every = (self.text.n_tokens() as usize).div_ceil(SAMPLE_TOKENS);
+        let way = Way { model, block: self.block, wanted, sample_every, onward };
+        let found = states.through(way, &mut |window| watch.calibrating(before + window as u32, total))?;
+        self.block += usize::from(onward);
+        Ok(found)
     }
 }

@@ -7,10 +7,11 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::cuda::{self, Device, Model, Text};
+use crate::cuda::{self, Device, Model, Reading, States, Text};
 use crate::device::CardCeilings;
 use crate::kernels::Divergence;
 use crate::nn::{Llama, Mark, Work};
+use crate::runtime::calibrate::{BlockMoments, Way};
 use crate::runtime::place::{Scorer, Steps, Timed};
 use crate::runtime::timing::nanos;
 use crate::runtime::{RuntimeError, Sampling};
@@ -23,13 +24,31 @@ pub(super) struct Card(Device);
 #[derive(Debug, Clone)]
 pub(super) struct CardModel(Rc<Model>);
 
+/// The hidden states of windows on it, before a block.
+#[derive(Debug)]
+pub(super) struct CardStates(States);
+
 impl Card {
+    /// The kernels on the processor.
+    #[cfg(test)]
+    pub(super) fn emulated() -> Self {
+        Self(Device::emulated())
+    }
+
     pub(super) fn open(ordinal: u16) -> Result<Self, RuntimeError> {
         Ok(Self(Device::open(ordinal)?))
     }
 
     pub(super) fn model(&self, host: &Llama) -> Result<CardModel, RuntimeError> {
         Ok(CardModel(self.0.model(host)?))
+    }
+
+    pub(super) fn states(&self, model: &Llama, windows: &[Vec<u32>]) -> Result<CardStates, RuntimeError> {
+        Ok(CardStates(self.0.states(model, windows)?))
+    }
+
+    pub(super) fn kind(&self) -> Result<String, RuntimeError> {
+        Ok(self.0.kind()?)
     }
 
     pub(super) fn peak_bytes(&self) -> u64 {
@@ -46,6 +65,21 @@ impl Card {
 
     pub(super) fn forget_peak(&self) {
         self.0.forget_peak();
+    }
+}
+
+impl CardStates {
+    pub(super) fn through(
+        &mut self,
+        way: Way<'_>,
+        keep_going: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<BlockMoments, RuntimeError> {
+        let Way { model, block, wanted, sample_every, onward } = way;
+        let behind: Vec<_> = wanted.iter().map(|input| input.made_by()).collect();
+        let reading = Reading { behind: &behind, sample_every, goes_on: onward };
+        let found = self.0.through_block(model, block, reading, keep_going)?;
+        let mut found = found.ok_or(RuntimeError::Cancelled)?;
+        Ok(wanted.iter().filter_map(|input| Some((*input, found.remove(&input.made_by())?))).collect())
     }
 }
 
@@ -162,14 +196,10 @@ mod tests {
     use crate::nn::toy::Toy;
     use crate::runtime::generate;
 
-    fn card() -> Card {
-        Card(Device::emulated())
-    }
-
     #[test]
     fn a_text_on_the_card_is_the_processor_s_and_ends_where_it_must() {
         let host = Toy::new(|_| {}).model();
-        let model = card().model(&host).unwrap();
+        let model = Card::emulated().model(&host).unwrap();
         let greedy = Sampling { temperature: 0.0, seed: 1 };
         let expected = generate(&host, &[1, 2, 3], 8, greedy, &|_| true).unwrap();
         assert_eq!(model.generate(&[1, 2, 3], 8, greedy, &|_| true).unwrap(), expected);
@@ -191,7 +221,7 @@ mod tests {
             *weight *= 1.05;
         }
         let other = other.model();
-        let card = card();
+        let card = Card::emulated();
         let (reference, variant) = (card.model(&host).unwrap(), card.model(&other).unwrap());
         let tokens: Vec<u32> = (0..30).map(|i| i * 29 % 128).collect();
         let states = eval::reference_states(&host, &tokens).unwrap();
@@ -209,7 +239,7 @@ mod tests {
 
     #[test]
     fn steps_are_taken_again_after_a_truncation() {
-        let model = card().model(&Toy::new(|_| {}).model()).unwrap();
+        let model = Card::emulated().model(&Toy::new(|_| {}).model()).unwrap();
         let mut text = model.text(6).unwrap();
         for _ in 0..2 {
             text.truncate(0).unwrap();

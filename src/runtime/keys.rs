@@ -82,10 +82,16 @@ pub(super) fn hash(kind: &str, parts: &impl Serialize) -> Hash {
     *blake3::hash(&text).as_bytes()
 }
 
+/// The identity of a text that is read on a device of this kind; `None` is the processor. A card's sums differ from others
+/// in their last bits.
+pub(super) fn read_on(kind: Option<&str>, text: Hash) -> Hash {
+    kind.map_or(text, |kind| hash("read", &(kind, text)))
+}
+
 /// The inputs that calibrated a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct Inputs {
-    /// [`crate::runtime::CalibrationText::hash`].
+    /// The text with where it is read: [`read_on`].
     pub(super) text: Hash,
     pub(super) policy: Policy,
     /// What was done to the blocks before; always the same where inputs are dense.
@@ -153,6 +159,14 @@ mod tests {
         let recalibrated = Versions { moments: CURRENT.moments + 1, ..CURRENT };
         assert_ne!(key(&gptq, &CURRENT), key(&gptq, &recalibrated));
         assert_eq!(key(&nearest, &CURRENT), key(&nearest, &recalibrated));
+    }
+
+    #[test]
+    fn a_text_that_a_card_reads_is_another_and_the_processor_s_stays() {
+        let text = [1; 32];
+        assert_eq!(read_on(None, text), text);
+        let cards = [read_on(Some("a"), text), read_on(Some("b"), text), read_on(Some("a"), [2; 32])];
+        assert!(cards.iter().all(|card| *card != text) && cards[0] != cards[1] && cards[0] != cards[2]);
     }
 
     #[test]

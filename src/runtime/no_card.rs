@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::device::{CardCeilings, DeviceSpec};
 use crate::nn::{Llama, Work};
+use crate::runtime::calibrate::{BlockMoments, Way};
 use crate::runtime::place::{Scorer, Steps};
 use crate::runtime::{RuntimeError, Sampling};
 
@@ -15,6 +16,10 @@ pub(super) enum Card {}
 #[derive(Debug, Clone)]
 pub(super) enum CardModel {}
 
+/// No states on a card.
+#[derive(Debug)]
+pub(super) enum CardStates {}
+
 impl Card {
     pub(super) fn open(ordinal: u16) -> Result<Self, RuntimeError> {
         let reason = "this program runs trials on the processor only; trimtab-worker-cuda runs them on cards";
@@ -22,6 +27,14 @@ impl Card {
     }
 
     pub(super) fn model(&self, _host: &Llama) -> Result<CardModel, RuntimeError> {
+        match *self {}
+    }
+
+    pub(super) fn states(&self, _model: &Llama, _windows: &[Vec<u32>]) -> Result<CardStates, RuntimeError> {
+        match *self {}
+    }
+
+    pub(super) fn kind(&self) -> Result<String, RuntimeError> {
         match *self {}
     }
 
@@ -38,6 +51,16 @@ impl Card {
     }
 
     pub(super) fn forget_peak(&self) {
+        match *self {}
+    }
+}
+
+impl CardStates {
+    pub(super) fn through(
+        &mut self,
+        _way: Way<'_>,
+        _keep_going: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<BlockMoments, RuntimeError> {
         match *self {}
     }
 }

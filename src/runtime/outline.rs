@@ -108,7 +108,7 @@ impl BlockOutline<'_> {
     fn identify(&mut self, work: Work<'_>, base: &Base) -> Result<(), RuntimeError> {
         let policy = work.plan.calibration.policy;
         let upstream = if policy == Policy::Sequential { self.upstream } else { Hash::default() };
-        let inputs = work.text.map(|text| Inputs { text: text.hash, policy, upstream });
+        let inputs = work.text_hash().map(|text| Inputs { text, policy, upstream });
         let is_own = |target: &Target<'_>| target.how == How::Make && !base.ties.contains_key(&target.index);
         let scaled_layers = self.targets.iter().map(|target| {
             let (role, settings, is_own) = (target.layer.role, &target.settings, is_own(target));

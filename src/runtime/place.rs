@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::device::{CardCeilings, DeviceSpec};
 use crate::kernels::Divergence;
 use crate::nn::{KvCache, Llama, Mark, Probe, Work};
-use crate::runtime::card::{Card, CardModel};
+use crate::runtime::card::{Card, CardModel, CardStates};
 use crate::runtime::timing::nanos;
 use crate::runtime::{RuntimeError, Sampling, generate};
 
@@ -15,6 +15,8 @@ use crate::runtime::{RuntimeError, Sampling, generate};
 #[derive(Debug)]
 pub struct Place {
     card: Option<Card>,
+    /// What tells sums made on the card from those of others, in their last bits.
+    kind: Option<String>,
 }
 
 /// A model where its trials run. The processor's form is always there: variants are made from it.
@@ -89,11 +91,24 @@ impl Place {
     /// # Errors
     /// When there is no such card, or nothing in this build that opens it.
     pub fn open(spec: DeviceSpec) -> Result<Self, RuntimeError> {
-        let card = match spec {
-            DeviceSpec::Cpu { .. } => None,
-            DeviceSpec::Cuda { ordinal } => Some(Card::open(ordinal)?),
-        };
-        Ok(Self { card })
+        match spec {
+            DeviceSpec::Cpu { .. } => Ok(Self { card: None, kind: None }),
+            DeviceSpec::Cuda { ordinal } => Self::on(Card::open(ordinal)?),
+        }
+    }
+
+    pub(super) fn on(card: Card) -> Result<Self, RuntimeError> {
+        Ok(Self { kind: Some(card.kind()?), card: Some(card) })
+    }
+
+    /// What results that are made here differ by from those of other places, in their last bits; `None` on the processor.
+    pub(super) fn kind(&self) -> Option<&str> {
+        self.kind.as_deref()
+    }
+
+    /// Windows embedded on the card, to be taken through blocks there; `None` on the processor.
+    pub(super) fn states(&self, model: &Llama, windows: &[Vec<u32>]) -> Result<Option<CardStates>, RuntimeError> {
+        self.card.as_ref().map(|card| card.states(model, windows)).transpose()
     }
 
     /// Puts a model where its trials run.

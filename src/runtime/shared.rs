@@ -46,7 +46,7 @@ impl Base {
         if !groups.is_empty() {
             base.find_bases(work, dense, groups, &mut parts)?;
         }
-        let text = work.text.map(|text| text.hash);
+        let text = work.text_hash();
         base.hash = keys::hash("shared", &(CURRENT.sharing, hash, &work.plan.sharing, text));
         base.model = Arc::new(Llama::new(parts, work.device.clone())?);
         Ok(base)
@@ -79,11 +79,11 @@ impl Base {
         mut groups: Vec<Group<'_>>,
         parts: &mut LlamaParts,
     ) -> Result<(), RuntimeError> {
-        let text = work.text()?;
+        let text = work.text_hash().ok_or(RuntimeError::NoText)?;
         let mut open = Vec::new();
         for group in groups.drain(..) {
             let shapes = group.shapes(parts)?;
-            let key = group.key(work, self.hash, text.hash);
+            let key = group.key(work, self.hash, text);
             match work.stored(key).and_then(|bytes| database::group(&bytes, &shapes)) {
                 Some((layers, secs)) => self.finish(work, &group, layers, (secs, true), parts)?,
                 None => open.push((key, group)),

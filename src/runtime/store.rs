@@ -1,4 +1,4 @@
-//! One model, and its variants as the processor makes them.
+//! One model, and the making of its variants.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::runtime::outline::Outline;
 use crate::runtime::shared::Base;
 use crate::runtime::structure::Cut;
 use crate::runtime::work::{Calibrated, Watch, Work};
-use crate::runtime::{CalibrationText, MadeLayer, RuntimeError, Variant};
+use crate::runtime::{CalibrationText, MadeLayer, Place, RuntimeError, Variant};
 use crate::runtime::{allocate, choose, device, keys, layers, load, made_file, structure, variant};
 
 /// Smallest budget of compressed layers that are kept though no running variant uses them.
@@ -30,27 +30,30 @@ const MIN_CACHE_BYTES: u64 = 48 << 20;
 pub struct ModelStore {
     checkpoint: Checkpoint,
     device: Device,
+    place: Place,
     reference: Arc<Llama>,
     layers: LayerCache,
     files: Option<Store>,
 }
 
 impl ModelStore {
-    /// Reads every tensor into the memory of the host. `progress` hears of layers done and in all, and ends the load by
-    /// returning `false`.
+    /// Opens the device that `spec` names, then reads every tensor into the memory of the host. `progress` hears of layers
+    /// done and in all, and ends the load by returning `false`.
     ///
     /// # Errors
-    /// When a tensor cannot be had.
+    /// When the device cannot be opened, or a tensor cannot be had.
     pub fn load(
         checkpoint: Checkpoint,
         spec: DeviceSpec,
         progress: &dyn Fn(u32, u32) -> bool,
     ) -> Result<Self, RuntimeError> {
+        // A card that cannot be opened says so before a large model is read.
+        let place = Place::open(spec)?;
         let device = device::open(spec);
         let reference = Arc::new(load::reference(&checkpoint, &device, progress)?);
         let held: u64 = reference.layers().map(|layer| layer.held_bytes()).sum();
         let layers = LayerCache::new(MIN_CACHE_BYTES.max(held / 10));
-        Ok(Self { checkpoint, device, reference, layers, files: None })
+        Ok(Self { checkpoint, device, place, reference, layers, files: None })
     }
 
     /// Keeps calibrations and compressed layers in `files` too, where other workers find them.
@@ -60,9 +63,21 @@ impl ModelStore {
         self
     }
 
+    /// The same with its variants on `place`.
+    #[cfg(all(test, feature = "cuda"))]
+    fn on(mut self, place: Place) -> Self {
+        self.place = place;
+        self
+    }
+
     /// The files behind the model.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
+    }
+
+    /// Where its variants run.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The model as the checkpoint has it.
@@ -121,8 +136,8 @@ impl ModelStore {
         watch: &'a dyn Watch,
         calibrated: &'a Cell<Calibrated>,
     ) -> Work<'a> {
-        let (checkpoint, device, files) = (&self.checkpoint, &self.device, self.files.as_ref());
-        Work { checkpoint, device, plan, text, files, watch, calibrated }
+        let (checkpoint, device, place, files) = (&self.checkpoint, &self.device, &self.place, self.files.as_ref());
+        Work { checkpoint, device, place, plan, text, files, watch, calibrated }
     }
 
     fn build_to(
@@ -210,3 +225,8 @@ impl ModelStore {
 #[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+#[path = "store_card_tests.rs"]
+mod card_tests;

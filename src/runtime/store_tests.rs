@@ -49,25 +49,25 @@ fn write_toy(toy: &Toy, dir: &Path) {
     std::fs::write(dir.join("model.safetensors"), file).unwrap();
 }
 
-fn open(toy: &Toy) -> ModelStore {
+pub(super) fn open(toy: &Toy) -> ModelStore {
     let dir = tempfile::tempdir().unwrap();
     write_toy(toy, dir.path());
     let checkpoint = crate::checkpoint::open(&ModelSource::Safetensors { dir: dir.path().to_path_buf() }).unwrap();
     ModelStore::load(checkpoint, CPU, &|_, _| true).unwrap()
 }
 
-fn store() -> ModelStore {
+pub(super) fn store() -> ModelStore {
     open(&Toy::new(|_| ()))
 }
 
 /// Windows of tokens that look arbitrary; 512 in all.
-fn text() -> CalibrationText {
+pub(super) fn text() -> CalibrationText {
     let token = |i: u32| i.wrapping_mul(2_654_435_761).rotate_left(9) % 128;
     let windows = (0..16).map(|window| (0..32).map(|at| token(window * 32 + at)).collect()).collect();
     CalibrationText::new("text".to_owned(), windows, 16, 16)
 }
 
-fn plan(store: &ModelStore, recipe: &str) -> Plan {
+pub(super) fn plan(store: &ModelStore, recipe: &str) -> Plan {
     let recipe = format!("format_version = 1\n{recipe}");
     let recipe = if recipe.contains("[calibration]") { recipe } else { format!("{recipe}\n[calibration]\n") };
     let recipe = recipe.replace("[calibration]\n", "[calibration]\ndata = \"text.jsonl\"\n");
@@ -76,12 +76,12 @@ fn plan(store: &ModelStore, recipe: &str) -> Plan {
     recipe.resolve(store.checkpoint().graph(), &device).unwrap_or_else(|issues| panic!("{issues:?}"))
 }
 
-fn build(store: &mut ModelStore, recipe: &str) -> Variant {
+pub(super) fn build(store: &mut ModelStore, recipe: &str) -> Variant {
     let plan = plan(store, recipe);
     store.build(&plan, Some(&text()), &()).unwrap()
 }
 
-fn logits(model: &Llama) -> Vec<f32> {
+pub(super) fn logits(model: &Llama) -> Vec<f32> {
     let tokens = [1, 5, 99, 0, 127, 42, 42, 7, 64];
     let hidden = model.run_all(&model.embed(&tokens).unwrap(), None).unwrap();
     let mut logits = Vec::new();
@@ -89,11 +89,11 @@ fn logits(model: &Llama) -> Vec<f32> {
     logits
 }
 
-fn difference(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-const GPTQ: &str = "[default]\nweights = { int = { bits = 4, group = 32 } }\nrounding = \"gptq\"";
+pub(super) const GPTQ: &str = "[default]\nweights = { int = { bits = 4, group = 32 } }\nrounding = \"gptq\"";
 
 #[test]
 fn recipes_that_take_nothing_away_leave_the_logits_unchanged() {
@@ -210,7 +210,7 @@ fn policies_differ_and_memory_holds_both() {
     assert_eq!((again.compressed_layers(), logits(&again.model)), (0, logits(&sequential.model)));
 }
 
-struct Until(AtomicU32, u32);
+pub(super) struct Until(pub(super) AtomicU32, pub(super) u32);
 
 impl Watch for Until {
     fn calibrating(&self, _done: u32, _total: u32) -> bool {

@@ -49,8 +49,8 @@ pub(super) fn cut(work: Work<'_>, reference: &Arc<Llama>) -> Result<Cut, Runtime
     }
     let dropped = reshaped(work, dropped)?;
     let shapes: Vec<[usize; 3]> = after.iter().map(|x| [x.n_heads, x.n_kv_heads, x.intermediate_size]).collect();
-    let text = work.text.filter(|_| work.plan.structure.needs_calibration());
-    let seen = text.map(|text| (text.hash, work.plan.calibration.policy, CURRENT.moments));
+    let text = work.text_hash().filter(|_| work.plan.structure.needs_calibration());
+    let seen = text.map(|text| (text, work.plan.calibration.policy, CURRENT.moments));
     let hash = keys::hash("cut", &(CURRENT.structure, fingerprint, &work.plan.structure, shapes, seen));
     let gone = keys::hash("dropped", &(CURRENT.structure, fingerprint, dropped_parts(&dropped)));
     let mut cutter =

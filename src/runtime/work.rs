@@ -12,9 +12,9 @@ use crate::compress::Moments;
 use crate::model::LayerPath;
 use crate::nn::Llama;
 use crate::recipe::{Plan, Policy};
-use crate::runtime::RuntimeError;
 use crate::runtime::calibrate::{BlockMoments, CalibrationText, Input, Walk};
 use crate::runtime::keys::{self, Hash, Inputs};
+use crate::runtime::{Place, RuntimeError};
 
 /// Hears how the making of a variant goes; both cores may speak at once.
 pub trait Watch: Sync {
@@ -94,6 +94,8 @@ pub struct Calibrated {
 pub(super) struct Work<'a> {
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) device: &'a Device,
+    /// Where the variant will run, and what makes of it what a card makes faster.
+    pub(super) place: &'a Place,
     pub(super) plan: &'a Plan,
     pub(super) text: Option<&'a CalibrationText>,
     pub(super) files: Option<&'a Store>,
@@ -105,6 +107,11 @@ impl<'a> Work<'a> {
     /// The calibration text, which a plan that needs one always has.
     pub(super) fn text(&self) -> Result<&'a CalibrationText, RuntimeError> {
         self.text.ok_or(RuntimeError::NoText)
+    }
+
+    /// The identity of the calibration text as it is read here; `None` without one.
+    pub(super) fn text_hash(&self) -> Option<Hash> {
+        self.text.map(|text| keys::read_on(self.place.kind(), text.hash))
     }
 
     /// What was stored under `hash`.
@@ -124,14 +131,15 @@ impl<'a> Work<'a> {
     /// The inputs of the blocks of a model, by `policy`; `base` is the hash of that model.
     pub(super) fn inputs(self, base: Hash, policy: Policy) -> Result<BlockInputs<'a>, RuntimeError> {
         let text = self.text()?;
-        Ok(BlockInputs { work: self, text, walk: Walk::new(text), base, policy })
+        let text_hash = self.text_hash().ok_or(RuntimeError::NoText)?;
+        Ok(BlockInputs { work: self, text_hash, walk: Walk::new(text, self.place), base, policy })
     }
 }
 
 /// The sums over the inputs of blocks: from the disk where they were kept, from forward passes where not.
 pub(super) struct BlockInputs<'a> {
     work: Work<'a>,
-    text: &'a CalibrationText,
+    text_hash: Hash,
     walk: Walk<'a>,
     base: Hash,
     policy: Policy,
@@ -144,7 +152,7 @@ impl BlockInputs<'_> {
             Policy::Sequential => upstream,
             Policy::Dense => Hash::default(),
         };
-        Inputs { text: self.text.hash, policy: self.policy, upstream }
+        Inputs { text: self.text_hash, policy: self.policy, upstream }
     }
 
     /// Sums over the inputs `wanted` of `block`, as the layers of that block in `dense` read them.

@@ -60,7 +60,10 @@ struct Study {
 
 impl Study {
     fn new() -> Self {
-        let (toy, recipe) = (Toy::new(), shipped("q8_0"));
+        Self::of(Toy::new(), shipped("q8_0"))
+    }
+
+    fn of(toy: Toy, recipe: Recipe) -> Self {
         let expected = quality(run(&mut toy.handle(""), &toy.quality(0, &recipe, CARD)));
         Self { toy, recipe, expected }
     }
@@ -120,6 +123,30 @@ fn a_fault_in_a_recorded_step_is_a_result() {
     let mut handle = study.toy.handle(&study.once("launch:150:700"));
     assert_failed(&run(&mut handle, &spec(0)), ADDRESS.1, ADDRESS.2, "a recorded step");
     assert_eq!(text(run(&mut handle, &spec(1))), expected);
+}
+
+#[test]
+fn a_fault_while_a_card_calibrates_is_a_result() {
+    let toy = Toy::new();
+    let recipe = shipped("w8a8-smooth").calibrated_on(&toy.path().join("text.jsonl"));
+    let study = Study::of(toy, recipe);
+    for (fault, kind, reason) in [
+        ("launch:30:700", FailureKind::Device, "illegal address (error 700)"),
+        ("launch:40:lost", FailureKind::Device, "the card was lost: unknown (error 999)"),
+    ] {
+        // What was kept of the trial before would need no calibration.
+        std::fs::remove_dir_all(study.toy.path().join("cache")).unwrap();
+        let mut handle = study.toy.handle(&study.once(fault));
+        let mut last = None;
+        let failed = run_with(&mut handle, &study.spec(0), |_, event| {
+            if let StudyEvent::Progress { phase, .. } = event {
+                last = Some(*phase);
+            }
+        });
+        assert_eq!(last, Some(Phase::Calibrate), "{fault}");
+        assert_failed(&failed, kind, reason, fault);
+        study.check_next(&mut handle, 1, fault);
+    }
 }
 
 #[test]

@@ -193,6 +193,43 @@ fn every_kind_of_format_has_the_processor_s_quality_on_a_card() {
 }
 
 #[test]
+fn what_a_card_calibrates_has_the_processor_s_quality() {
+    let toy = Toy::new();
+    let text = toy.path().join("text.jsonl");
+    let recipe = |name: &str, body: &str| {
+        let calibration = "[calibration]\nwindows = 8\ncontext = 16";
+        let recipe = format!("format_version = 1\nname = {name:?}\n[default]\n{body}\n{calibration}\n");
+        Recipe::from_toml(&recipe).unwrap().calibrated_on(&text)
+    };
+    let int4 = "weights = { int = { bits = 4, group = 16 } }";
+    let recipes = [
+        recipe("gptq", &format!("{int4}\nrounding = \"gptq\"")),
+        recipe("awq", &format!("{int4}\nrounding = \"awq\"")),
+        recipe("wanda", "sparsity = { method = \"wanda\", fraction = 0.5 }"),
+    ];
+    let (mut card, mut processor) = (toy.handle(""), toy.on_processor());
+    for (number, recipe) in recipes.iter().enumerate() {
+        let number = number as u32;
+        let found = measured(run(&mut card, &toy.quality(number, recipe, CARD)).outcome);
+        let expected = measured(run(&mut processor, &toy.quality(number, recipe, PROCESSOR)).outcome);
+        let calibration = |measured: &Measurements| {
+            let report = measured.compression.as_ref().and_then(|report| report.calibration.clone());
+            report.unwrap_or_else(|| panic!("{}", recipe.name)).read_blocks
+        };
+        // The store that both share holds nothing that the other takes.
+        assert_eq!([calibration(&found), calibration(&expected)], [2, 2], "{}", recipe.name);
+        predicted(&found, &recipe.name);
+        let (found, expected) = (found.quality.unwrap(), expected.quality.unwrap());
+        for (found, expected) in found.windows.iter().zip(&expected.windows) {
+            for (found, expected) in [(found.nll, expected.nll), (found.kl, expected.kl)] {
+                let distance = (found - expected).abs();
+                assert!(distance < 1e-3 * (1.0 + expected.abs()), "{}: {found} {expected}", recipe.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn windows_go_through_the_library_where_it_is_found() {
     let toy = Toy::new();
     // What activations are rounded to: not at all, to 8 bits of fraction, to 11.

@@ -201,6 +201,7 @@ const Entry ENTRIES[] = {
     ENTRY(attend_tile_f32_64) ENTRY(attend_tile_f32_128) ENTRY(attend_tile_f32_256)
     ENTRY(attend_tile_f16_64) ENTRY(attend_tile_f16_128) ENTRY(attend_tile_f16_256)
     ENTRY(read_again) ENTRY(multiply_adds) ENTRY(dot_products) ENTRY(nothing)
+    ENTRY(add_gram) ENTRY(add_magnitudes) ENTRY(copy_rows) ENTRY(add_floats)
 };
 
 }  // namespace

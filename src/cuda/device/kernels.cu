@@ -2,6 +2,7 @@
 #include "attend_tile.cuh"
 #include "ceilings.cuh"
 #include "gemm.cuh"
+#include "moments.cuh"
 #include "pass.cuh"
 #include "products.cuh"
 #include "reduce.cuh"

@@ -19,7 +19,7 @@ impl Open {
     /// What the device reaches; never measured while something is timed.
     pub(super) fn ceilings(&mut self, threads: u16) -> Result<&mut Ceilings, Failure> {
         if self.ceilings.is_none() {
-            let card = self.place.ceilings().map_err(failure)?;
+            let card = self.store.place().ceilings().map_err(failure)?;
             self.ceilings = Some(card.map_or_else(|| of_processor(threads), of_card));
         }
         Ok(self.ceilings.as_mut().expect("they were measured above"))

@@ -20,7 +20,7 @@ use crate::eval::DataError;
 use crate::model::{ModelFamily, ModelSource};
 use crate::nn::{Llama, NnError};
 use crate::recipe::{Plan, Recipe};
-use crate::runtime::{ModelStore, Place, Placed, RuntimeError, Sampling};
+use crate::runtime::{ModelStore, Placed, RuntimeError, Sampling};
 use crate::study::{
     CardMemoryEstimate, Caution, Ceilings, Disturbance, Failure, FailureKind, Measurements, MemoryEstimate, Phase,
     ProfileReport, ProfileWorkload, SampleWorkload, Speed, StudyEvent, TrialSpec, Workload,
@@ -41,7 +41,6 @@ pub struct TrialExecutor {
 /// What stays between trials.
 struct Open {
     store: ModelStore,
-    place: Place,
     reference: Placed,
     tokenizer: Option<tokenizers::Tokenizer>,
     texts: quality::ReferenceTexts,
@@ -74,18 +73,15 @@ impl TrialExecutor {
     fn open(&mut self, device: DeviceSpec, sink: &TrialSink<'_>) -> Result<&mut Open, Failure> {
         if self.open.is_none() {
             let checkpoint = crate::checkpoint::open(&self.source).map_err(RuntimeError::from).map_err(failure)?;
-            // A card that cannot be opened says so before a large model is read.
-            let place = Place::open(device).map_err(failure)?;
             let progress = |done, total| sink.progress(Phase::Load, done, total);
             let store = ModelStore::load(checkpoint, device, &progress).map_err(failure)?;
             // What is made of random weights is of no use to later workers.
             let is_model = !matches!(self.source, ModelSource::Shape { .. });
             let files = self.files.as_deref().filter(|_| is_model);
             let store = store.with_files(files.and_then(open_files));
-            let reference = place.put(store.reference()).map_err(failure)?;
+            let reference = store.place().put(store.reference()).map_err(failure)?;
             self.open = Some(Open {
                 store,
-                place,
                 reference,
                 tokenizer: None,
                 texts: quality::ReferenceTexts::default(),
@@ -112,7 +108,7 @@ impl Executor for TrialExecutor {
             report.peak_rss_bytes = memory::peak_resident_bytes();
         }
         memory::reset_peak();
-        open.place.forget_peak();
+        open.store.place().forget_peak();
 
         let is_calibrated = report.as_ref().is_some_and(|report| report.calibration.is_some());
         if let Some(scored) = spec.workload.quality.as_ref().filter(|_| is_calibrated)
@@ -150,7 +146,7 @@ impl Executor for TrialExecutor {
         cautions.extend(timed.as_ref().and_then(|timed| disturbed(&timed.disturbance, timed.repeats)));
         let mut known = measurements(&plan, &variant, report, conditions, Some(&placed));
         known.memory.predicted_peak_bytes = Some(open.predicted_bytes(&plan, &spec.workload));
-        known.memory.peak_gpu_bytes = open.place.peak_bytes();
+        known.memory.peak_gpu_bytes = open.store.place().peak_bytes();
         let mut speed = None;
         if let (Some(timed), Some(workload)) = (timed, &spec.workload.speed) {
             // Behind everything that is counted: the ceilings of a card take memory and time of it.
@@ -198,7 +194,7 @@ impl Open {
         if Arc::ptr_eq(model, self.reference.host()) {
             return Ok(self.reference.clone());
         }
-        self.place.put(model).map_err(failure)
+        self.store.place().put(model).map_err(failure)
     }
 
     /// What the trial's peak was to be, by what was known before it ran.
@@ -211,7 +207,7 @@ impl Open {
             }
             DeviceSpec::Cuda { .. } => {
                 let found = CardMemoryEstimate::new(plan, graph, workload);
-                found.peak_bytes() - if self.place.has_library() { 0 } else { found.library_bytes }
+                found.peak_bytes() - if self.store.place().has_library() { 0 } else { found.library_bytes }
             }
         }
     }
