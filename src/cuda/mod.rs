@@ -39,6 +39,9 @@ mod profile_tests;
 mod rounding;
 mod score;
 mod text;
+mod upload;
+#[cfg(test)]
+mod upload_tests;
 
 pub use device::Device;
 pub use driver::devices;

@@ -1,16 +1,22 @@
 //! Models and texts on a card, as trials use them.
 
+mod stored;
+
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
+use candle_core::Tensor;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::cuda::{self, Device, Model, Text};
+use crate::checkpoint::Checkpoint;
+use crate::cuda::{self, CudaError, Device, Model, Text};
 use crate::device::CardCeilings;
 use crate::kernels::Divergence;
-use crate::nn::{Llama, Mark, Work};
+use crate::model::Layer;
+use crate::nn::{Linear, Llama, Mark, NnError, Work};
 use crate::runtime::place::{Scorer, Steps, Timed};
 use crate::runtime::timing::nanos;
 use crate::runtime::{RuntimeError, Sampling};
@@ -28,8 +34,18 @@ impl Card {
         Ok(Self(Device::open(ordinal)?))
     }
 
-    pub(super) fn model(&self, host: &Llama) -> Result<CardModel, RuntimeError> {
-        Ok(CardModel(self.0.model(host)?))
+    pub(super) fn model(&self, host: &Llama, watch: &dyn Fn(u32, u32) -> bool) -> Result<CardModel, RuntimeError> {
+        Ok(CardModel(self.0.load(host, watch)?))
+    }
+
+    /// A layer as the checkpoint has it, whose weights are read when they are used.
+    pub(super) fn layer(
+        &self,
+        checkpoint: &Arc<Checkpoint>,
+        layer: &Layer,
+        bias: Option<Tensor>,
+    ) -> Result<Linear, RuntimeError> {
+        stored::layer(checkpoint, layer, bias)
     }
 
     pub(super) fn peak_bytes(&self) -> u64 {
@@ -46,6 +62,19 @@ impl Card {
 
     pub(super) fn forget_peak(&self) {
         self.0.forget_peak();
+    }
+}
+
+impl From<CudaError> for RuntimeError {
+    fn from(error: CudaError) -> Self {
+        match error {
+            CudaError::Ended => Self::Cancelled,
+            CudaError::Weights(error) => match error.downcast::<Self>() {
+                Ok(error) => *error,
+                Err(error) => Self::Nn(NnError::Stored(error)),
+            },
+            other => Self::Cuda(other),
+        }
     }
 }
 
@@ -166,10 +195,14 @@ mod tests {
         Card(Device::emulated())
     }
 
+    fn put(card: &Card, host: &Llama) -> CardModel {
+        card.model(host, &|_, _| true).unwrap()
+    }
+
     #[test]
     fn a_text_on_the_card_is_the_processor_s_and_ends_where_it_must() {
         let host = Toy::new(|_| {}).model();
-        let model = card().model(&host).unwrap();
+        let model = put(&card(), &host);
         let greedy = Sampling { temperature: 0.0, seed: 1 };
         let expected = generate(&host, &[1, 2, 3], 8, greedy, &|_| true).unwrap();
         assert_eq!(model.generate(&[1, 2, 3], 8, greedy, &|_| true).unwrap(), expected);
@@ -192,7 +225,7 @@ mod tests {
         }
         let other = other.model();
         let card = card();
-        let (reference, variant) = (card.model(&host).unwrap(), card.model(&other).unwrap());
+        let (reference, variant) = (put(&card, &host), put(&card, &other));
         let tokens: Vec<u32> = (0..30).map(|i| i * 29 % 128).collect();
         let states = eval::reference_states(&host, &tokens).unwrap();
         let expected = eval::score_window(&host, &states, &other, &tokens).unwrap();
@@ -209,7 +242,7 @@ mod tests {
 
     #[test]
     fn steps_are_taken_again_after_a_truncation() {
-        let model = card().model(&Toy::new(|_| {}).model()).unwrap();
+        let model = put(&card(), &Toy::new(|_| {}).model());
         let mut text = model.text(6).unwrap();
         for _ in 0..2 {
             text.truncate(0).unwrap();

@@ -101,8 +101,24 @@ impl Place {
     /// # Errors
     /// When a part of it has no kernel on the card, or the card has no memory left.
     pub fn put(&self, host: &Arc<Llama>) -> Result<Placed, RuntimeError> {
-        let card = self.card.as_ref().map(|card| card.model(host)).transpose()?;
+        self.load(host, &|_, _| true)
+    }
+
+    /// [`Self::put`] of a model whose weights are read meanwhile, as those of [`ModelStore::load`] for a card. `progress`
+    /// hears of matrices read and in all, and ends the load by returning `false`; the processor has nothing left to read.
+    ///
+    /// [`ModelStore::load`]: crate::runtime::ModelStore::load
+    ///
+    /// # Errors
+    /// As [`Self::put`], and when weights cannot be read.
+    pub fn load(&self, host: &Arc<Llama>, progress: &dyn Fn(u32, u32) -> bool) -> Result<Placed, RuntimeError> {
+        let card = self.card.as_ref().map(|card| card.model(host, progress)).transpose()?;
         Ok(Placed { host: Arc::clone(host), card })
+    }
+
+    /// The card, where there is one.
+    pub(super) fn card(&self) -> Option<&Card> {
+        self.card.as_ref()
     }
 
     /// The most bytes that models and texts took on the card since [`Self::forget_peak`]; `None` on the processor, whose

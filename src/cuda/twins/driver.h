@@ -103,6 +103,10 @@ struct Allocation {
     std::unique_ptr<char[]> memory;
 };
 
+struct Pinned {
+    std::unique_ptr<char[]> memory;
+};
+
 struct Context {
     int card;
     int fault = SUCCESS;
