@@ -92,9 +92,7 @@ impl Layout {
                 let owned = |layout, codes: &[u8]| (layout, Codes::Bytes(Cow::Owned(codes.to_vec())));
                 let (dense, codes) = match (matrix.to_int(), matrix.halves()) {
                     (Some(codes), _) => owned(int(&codes, shape, activations), codes.codes()),
-                    (None, Some(halves)) => {
-                        owned(Self::plain(StoredFormat::F16, shape), bytemuck::cast_slice(&halves))
-                    }
+                    (None, Some(halves)) => owned(Self::plain(StoredFormat::F16, shape), bytemuck::cast_slice(&halves)),
                     (None, None) => widened(matrix.dequantize()),
                 };
                 (Self { is_expanded: true, ..dense }, codes)

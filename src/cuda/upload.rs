@@ -16,11 +16,11 @@ use crate::cuda::layout::Rows;
 use crate::nn::StoredWeights;
 
 /// Bytes that are read and copied at once, as far as rows allow.
-pub(super) const PIECE_BYTES: usize = 16 << 20;
+pub(super) const PIECE_BYTES: usize = if cfg!(test) { 16 << 10 } else { 16 << 20 };
 /// Bytes that are read before they are laid out: they are still in a core's cache then.
 const PART_BYTES: usize = 256 << 10;
-/// Threads that read. Two keep up with the bus of a card, where the files are in memory.
-const MOST_READERS: usize = 4;
+/// Threads that read, where there are as many cores.
+pub(super) const MOST_READERS: usize = 4;
 
 /// Weights that a card does not have yet.
 #[derive(Debug)]
@@ -50,12 +50,14 @@ pub(super) fn upload(
     watch: &dyn Fn(u32, u32) -> bool,
 ) -> Result<Vec<Buffer>, CudaError> {
     // A card that has no room for all says so before anything is read.
-    let buffers: Vec<Buffer> = jobs.iter().map(|job| Buffer::zeroed(card, job.rows.bytes())).collect::<Result<_, _>>()?;
+    let buffers: Vec<Buffer> =
+        jobs.iter().map(|job| Buffer::zeroed(card, job.rows.bytes())).collect::<Result<_, _>>()?;
     let pieces = pieces(jobs);
     let room = pieces.iter().map(|piece| piece.n * jobs[piece.job].rows.stride).max().unwrap_or(0);
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let n_readers = MOST_READERS.min(cores).min(pieces.len());
-    let mut memory: Vec<HostMemory> = (0..pieces.len().min(n_readers + 2)).map(|_| HostMemory::new(card, room)).collect();
+    let mut memory: Vec<HostMemory> =
+        (0..pieces.len().min(n_readers + 2)).map(|_| HostMemory::new(card, room)).collect();
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         // Whatever ends this closure closes the channels, which ends the readers.

@@ -34,6 +34,11 @@ impl Card {
         Ok(Self(Device::open(ordinal)?))
     }
 
+    #[cfg(test)]
+    pub(super) fn emulated() -> Self {
+        Self(Device::emulated())
+    }
+
     pub(super) fn model(&self, host: &Llama, watch: &dyn Fn(u32, u32) -> bool) -> Result<CardModel, RuntimeError> {
         Ok(CardModel(self.0.load(host, watch)?))
     }
@@ -191,10 +196,6 @@ mod tests {
     use crate::nn::toy::Toy;
     use crate::runtime::generate;
 
-    fn card() -> Card {
-        Card(Device::emulated())
-    }
-
     fn put(card: &Card, host: &Llama) -> CardModel {
         card.model(host, &|_, _| true).unwrap()
     }
@@ -202,7 +203,7 @@ mod tests {
     #[test]
     fn a_text_on_the_card_is_the_processor_s_and_ends_where_it_must() {
         let host = Toy::new(|_| {}).model();
-        let model = put(&card(), &host);
+        let model = put(&Card::emulated(), &host);
         let greedy = Sampling { temperature: 0.0, seed: 1 };
         let expected = generate(&host, &[1, 2, 3], 8, greedy, &|_| true).unwrap();
         assert_eq!(model.generate(&[1, 2, 3], 8, greedy, &|_| true).unwrap(), expected);
@@ -224,7 +225,7 @@ mod tests {
             *weight *= 1.05;
         }
         let other = other.model();
-        let card = card();
+        let card = Card::emulated();
         let (reference, variant) = (put(&card, &host), put(&card, &other));
         let tokens: Vec<u32> = (0..30).map(|i| i * 29 % 128).collect();
         let states = eval::reference_states(&host, &tokens).unwrap();
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn steps_are_taken_again_after_a_truncation() {
-        let model = put(&card(), &Toy::new(|_| {}).model());
+        let model = put(&Card::emulated(), &Toy::new(|_| {}).model());
         let mut text = model.text(6).unwrap();
         for _ in 0..2 {
             text.truncate(0).unwrap();

@@ -116,6 +116,12 @@ impl Place {
         Ok(Placed { host: Arc::clone(host), card })
     }
 
+    /// A card whose kernels run on the processor.
+    #[cfg(all(test, feature = "cuda"))]
+    pub(super) fn emulated() -> Self {
+        Self { card: Some(Card::emulated()) }
+    }
+
     /// The card, where there is one.
     pub(super) fn card(&self) -> Option<&Card> {
         self.card.as_ref()

@@ -50,7 +50,15 @@ impl ModelStore {
     ) -> Result<Self, RuntimeError> {
         // A card that cannot be opened says so before a large model is read.
         let place = Place::open(spec)?;
-        let device = device::open(spec);
+        Self::on(place, checkpoint, device::open(spec), progress)
+    }
+
+    fn on(
+        place: Place,
+        checkpoint: Checkpoint,
+        device: Device,
+        progress: &dyn Fn(u32, u32) -> bool,
+    ) -> Result<Self, RuntimeError> {
         let checkpoint = Arc::new(checkpoint);
         let reference = Arc::new(load::reference(&checkpoint, &place, &device, progress)?);
         let held: u64 = reference.layers().map(|layer| layer.held_bytes()).sum();
@@ -220,3 +228,7 @@ impl ModelStore {
 #[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;
+
+#[cfg(all(test, feature = "cuda"))]
+#[path = "stored_tests.rs"]
+mod stored_tests;

@@ -13,7 +13,7 @@ use crate::recipe::Recipe;
 const CPU: DeviceSpec = DeviceSpec::Cpu { threads: 2 };
 
 /// Writes a toy as a folder of safetensors in f32.
-fn write_toy(toy: &Toy, dir: &Path) {
+pub(super) fn write_toy(toy: &Toy, dir: &Path) {
     let LlamaConfig { hidden_size, intermediate_size, n_blocks, n_heads, n_kv_heads, vocab_size, max_context, .. } =
         toy.config;
     let config = serde_json::json!({
@@ -61,13 +61,13 @@ fn store() -> ModelStore {
 }
 
 /// Windows of tokens that look arbitrary; 512 in all.
-fn text() -> CalibrationText {
+pub(super) fn text() -> CalibrationText {
     let token = |i: u32| i.wrapping_mul(2_654_435_761).rotate_left(9) % 128;
     let windows = (0..16).map(|window| (0..32).map(|at| token(window * 32 + at)).collect()).collect();
     CalibrationText::new("text".to_owned(), windows, 16, 16)
 }
 
-fn plan(store: &ModelStore, recipe: &str) -> Plan {
+pub(super) fn plan(store: &ModelStore, recipe: &str) -> Plan {
     let recipe = format!("format_version = 1\n{recipe}");
     let recipe = if recipe.contains("[calibration]") { recipe } else { format!("{recipe}\n[calibration]\n") };
     let recipe = recipe.replace("[calibration]\n", "[calibration]\ndata = \"text.jsonl\"\n");
@@ -81,7 +81,7 @@ fn build(store: &mut ModelStore, recipe: &str) -> Variant {
     store.build(&plan, Some(&text()), &()).unwrap()
 }
 
-fn logits(model: &Llama) -> Vec<f32> {
+pub(super) fn logits(model: &Llama) -> Vec<f32> {
     let tokens = [1, 5, 99, 0, 127, 42, 42, 7, 64];
     let hidden = model.run_all(&model.embed(&tokens).unwrap(), None).unwrap();
     let mut logits = Vec::new();
@@ -93,7 +93,7 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-const GPTQ: &str = "[default]\nweights = { int = { bits = 4, group = 32 } }\nrounding = \"gptq\"";
+pub(super) const GPTQ: &str = "[default]\nweights = { int = { bits = 4, group = 32 } }\nrounding = \"gptq\"";
 
 #[test]
 fn recipes_that_take_nothing_away_leave_the_logits_unchanged() {
@@ -372,7 +372,7 @@ fn shared_tensors_count_once_and_a_file_says_with_whom() {
         assert_eq!(file.layer(&second).unwrap().shared_with, Some(first));
         for layer in variant.model.layers() {
             let weights = file.weights(layer.path()).unwrap().unwrap().dequantize();
-            assert!(difference(&weights, &layer.dequantize()) <= 1e-5, "{}", layer.path());
+            assert!(difference(&weights, &layer.dequantize().unwrap()) <= 1e-5, "{}", layer.path());
         }
         assert!(file.vector("model.layers.1.input_layernorm.weight").unwrap().is_some());
     }
@@ -393,7 +393,7 @@ fn a_made_file_holds_the_scaled_norms_and_weights() {
     assert_eq!(file.vector("model.layers.1.post_attention_layernorm.weight").unwrap().unwrap(), norm);
     for layer in variant.model.layers() {
         let weights = file.weights(layer.path()).unwrap().unwrap().dequantize();
-        assert_eq!(weights, layer.dequantize(), "{}", layer.path());
+        assert_eq!(weights, layer.dequantize().unwrap(), "{}", layer.path());
     }
 }
 
@@ -404,7 +404,7 @@ fn fractions_and_ranks_are_spread_over_layers() {
     let variant = build(&mut store, owl);
     let (mut zeros, mut all, mut shares) = (0, 0, Vec::new());
     for block in &variant.model.parts().blocks {
-        let weights: Vec<f32> = block.layers().flat_map(|layer| layer.dequantize()).collect();
+        let weights: Vec<f32> = block.layers().flat_map(|layer| layer.dequantize().unwrap()).collect();
         let n = weights.iter().filter(|weight| **weight == 0.0).count();
         shares.push(n as f64 / weights.len() as f64);
         (zeros, all) = (zeros + n, all + weights.len());

@@ -98,7 +98,18 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("anyhow", &["cli/", "main.rs"]),
     (
         "thread::Builder",
-        &["app/", "checkpoint/", "cli/", "cuda/", "export/", "kernels/", "runtime/", "session/", "telemetry/", "worker/"],
+        &[
+            "app/",
+            "checkpoint/",
+            "cli/",
+            "cuda/",
+            "export/",
+            "kernels/",
+            "runtime/",
+            "session/",
+            "telemetry/",
+            "worker/",
+        ],
     ),
 ];
 

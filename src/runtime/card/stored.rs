@@ -48,11 +48,7 @@ impl StoredWeights for StoredTensor {
 }
 
 /// A layer as the checkpoint has it, whose weights are read when they are used.
-pub(super) fn layer(
-    checkpoint: &Arc<Checkpoint>,
-    layer: &Layer,
-    bias: Option<Tensor>,
-) -> Result<Linear, RuntimeError> {
+pub(super) fn layer(checkpoint: &Arc<Checkpoint>, layer: &Layer, bias: Option<Tensor>) -> Result<Linear, RuntimeError> {
     let stored = |name: &str| -> Result<Arc<dyn StoredWeights>, NnError> {
         let entry = checkpoint.entry(name).ok_or_else(|| NnError::Missing(name.to_owned()))?.clone();
         Ok(Arc::new(StoredTensor { checkpoint: Arc::clone(checkpoint), entry, name: name.to_owned() }))
