@@ -194,9 +194,25 @@ fn lay_fields(kind: BlockType, packed: &[u8], mut laid: &mut [u8]) {
         laid = rest;
         let (own, padding) = field.split_at_mut(len * n_blocks);
         padding.fill(0);
-        for (own, block) in own.chunks_exact_mut(len).zip(packed.chunks_exact(kind.block_bytes())) {
-            own.copy_from_slice(&block[first..first + len]);
-        }
+        // A copy of a length that the compiler knows is a few instructions.
+        let gather = match len {
+            2 => gather::<2>,
+            4 => gather::<4>,
+            12 => gather::<12>,
+            16 => gather::<16>,
+            32 => gather::<32>,
+            64 => gather::<64>,
+            128 => gather::<128>,
+            _ => unreachable!("a field of {len} bytes"),
+        };
+        gather(&packed[first..], kind.block_bytes(), own);
+    }
+}
+
+/// The first bytes of each block, side by side.
+fn gather<const LEN: usize>(blocks: &[u8], block_bytes: usize, field: &mut [u8]) {
+    for (own, block) in field.as_chunks_mut::<LEN>().0.iter_mut().zip(blocks.chunks(block_bytes)) {
+        own.copy_from_slice(&block[..LEN]);
     }
 }
 

@@ -17,7 +17,8 @@ pub struct Place {
     card: Option<Card>,
 }
 
-/// A model where its trials run. The processor's form is always there: variants are made from it.
+/// A model where its trials run. The host's is always there, for variants are made from it; beside a card, its weights
+/// are read when the host uses them.
 #[derive(Debug, Clone)]
 pub struct Placed {
     host: Arc<Llama>,

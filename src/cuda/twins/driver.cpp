@@ -136,6 +136,7 @@ API cuDevicePrimaryCtxRelease_v2(int device) {
     std::erase_if(objects<Stream>, [&](auto& entry) { return entry.second->context == &context; });
     std::erase_if(objects<Event>, [&](auto& entry) { return entry.second->context == &context; });
     std::erase_if(objects<Module>, [&](auto& entry) { return entry.second->context == &context; });
+    std::erase_if(objects<Pinned>, [&](auto& entry) { return entry.second->context == &context; });
     std::erase_if(objects<Executable>, [&](auto& entry) { return entry.second->context == &context; });
     // A fault stays for as long as the process does: the same context comes back.
     return SUCCESS;
@@ -269,7 +270,7 @@ API cuMemHostAlloc(void** address, size_t bytes, unsigned flags) {
     GUARD;
     if (int error = enter_alone()) return error;
     if (bytes == 0 || flags) return INVALID_VALUE;
-    Pinned made{std::unique_ptr<char[]>(new (std::nothrow) char[bytes])};
+    Pinned made{current, std::unique_ptr<char[]>(new (std::nothrow) char[bytes])};
     if (!made.memory) return OUT_OF_MEMORY;
     std::memset(made.memory.get(), UNSET, bytes);
     *address = made.memory.get();

@@ -103,10 +103,6 @@ struct Allocation {
     std::unique_ptr<char[]> memory;
 };
 
-struct Pinned {
-    std::unique_ptr<char[]> memory;
-};
-
 struct Context {
     int card;
     int fault = SUCCESS;
@@ -131,6 +127,10 @@ struct Function {
 struct Event {
     Context* context;
     std::shared_ptr<Moment> moment;
+};
+struct Pinned {
+    Context* context;
+    std::unique_ptr<char[]> memory;
 };
 struct Graph { Operations steps; };
 struct Executable {
