@@ -87,6 +87,12 @@ pub(super) trait Card: Debug {
     /// Gives back what [`Self::allocate`] returned for `bytes`.
     fn free(&self, address: u64, bytes: usize);
 
+    /// Memory of the host that the card reads by itself, zeroed; `None` where the system has none to give.
+    fn pin(&self, bytes: usize) -> Option<*mut u8>;
+
+    /// Gives back what [`Self::pin`] returned.
+    fn unpin(&self, address: *mut u8);
+
     /// Copies to the card.
     fn upload(&self, address: u64, bytes: &[u8]) -> Result<(), CudaError>;
 
@@ -187,6 +193,12 @@ impl Buffer {
         self.card.upload(self.address, bytemuck::cast_slice(values))
     }
 
+    /// Copies bytes to byte `begin` and those behind it.
+    pub(super) fn write_at(&self, begin: usize, bytes: &[u8]) -> Result<(), CudaError> {
+        assert!(begin <= self.bytes && bytes.len() <= self.bytes - begin, "bytes that fit");
+        self.card.upload(self.address + begin as u64, bytes)
+    }
+
     /// Copies values from its beginning, after everything that was asked before.
     pub(super) fn read<T: bytemuck::Pod>(&self, values: &mut [T]) -> Result<(), CudaError> {
         assert!(size_of_val(values) <= self.bytes, "values that are there");
@@ -197,5 +209,39 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.card.free(self.address, self.bytes);
+    }
+}
+
+/// Memory of the host for bytes on their way to a card: pinned where the system has it.
+#[derive(Debug)]
+pub(super) struct HostMemory {
+    card: Rc<dyn Card>,
+    pinned: *mut u8,
+    bytes: usize,
+    /// In the place of pinned memory.
+    plain: Vec<u8>,
+}
+
+impl HostMemory {
+    pub(super) fn new(card: &Rc<dyn Card>, bytes: usize) -> Self {
+        let pinned = card.pin(bytes).unwrap_or(std::ptr::null_mut());
+        let plain = if pinned.is_null() { vec![0; bytes] } else { Vec::new() };
+        Self { card: Rc::clone(card), pinned, bytes, plain }
+    }
+
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
+        if self.pinned.is_null() {
+            return &mut self.plain;
+        }
+        // SAFETY: as many bytes of ours, zeroed when they were made and given back with `self`.
+        unsafe { std::slice::from_raw_parts_mut(self.pinned, self.bytes) }
+    }
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        if !self.pinned.is_null() {
+            self.card.unpin(self.pinned);
+        }
     }
 }

@@ -41,7 +41,16 @@ impl Device {
     /// # Errors
     /// When a part has no kernel, or the card has no memory left.
     pub fn model(&self, host: &Llama) -> Result<Rc<Model>, CudaError> {
-        Model::new(&self.card, &self.uploaded, host).map(Rc::new)
+        self.load(host, &|_, _| true)
+    }
+
+    /// [`Self::model`] of a model whose weights are read meanwhile. `watch` hears of matrices copied and in all, and ends
+    /// the copying by returning `false`.
+    ///
+    /// # Errors
+    /// As [`Self::model`], when stored weights cannot be read, and [`CudaError::Ended`].
+    pub fn load(&self, host: &Llama, watch: &dyn Fn(u32, u32) -> bool) -> Result<Rc<Model>, CudaError> {
+        Model::new(&self.card, &self.uploaded, host, watch).map(Rc::new)
     }
 
     /// Embeds windows of tokens, to take them through blocks that shall be calibrated.

@@ -180,6 +180,25 @@ impl Card for DriverCard {
         }
     }
 
+    fn pin(&self, bytes: usize) -> Option<*mut u8> {
+        // SAFETY: plain memory, set before anyone reads it.
+        let pinned = unsafe { result::malloc_host(bytes, 0) };
+        let pinned = pinned.inspect_err(|error| log::debug!("no pinned memory: {error}")).ok()?.cast::<u8>();
+        // SAFETY: as many bytes were just allocated.
+        unsafe { pinned.write_bytes(0, bytes) };
+        Some(pinned)
+    }
+
+    fn unpin(&self, address: *mut u8) {
+        // What copies from it is waited for; otherwise the driver may be reading.
+        let waited = if self.is_busy.get() { self.wait() } else { Ok(()) };
+        // SAFETY: the address came from `pin` and is given back once.
+        let freed = waited.and_then(|()| Ok(unsafe { result::free_host(address.cast::<c_void>()) }?));
+        if let Err(error) = freed {
+            log::debug!("pinned memory is not given back: {error}");
+        }
+    }
+
     fn upload(&self, address: u64, bytes: &[u8]) -> Result<(), CudaError> {
         self.is_busy.set(true);
         if bytes.len() > SMALL || self.kept.borrow().len() == MOST_KEPT {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::*;
-use crate::cuda::card::{Buffer, Card, Launch};
+use crate::cuda::card::{Buffer, Card, HostMemory, Launch};
 use crate::cuda::driver_card::DriverCard;
 use crate::nn::toy::Toy;
 
@@ -225,4 +225,31 @@ fn a_fault_while_ceilings_are_measured_or_a_pass_is_marked_leaves_nothing() {
         drop((text, model, device));
         assert_eq!(twin.holds(), (0, 0), "{number}");
     }
+}
+
+#[test]
+fn bytes_go_through_pinned_memory_and_it_is_given_back() {
+    let twin = Twin::new();
+    twin.begin("");
+    let card: Rc<dyn Card> = Rc::new(DriverCard::open(0).unwrap());
+    let buffer = Buffer::zeroed(&card, 100_000).unwrap();
+    let (_, things) = twin.holds();
+    let mut memory = [HostMemory::new(&card, 90_000), HostMemory::new(&card, 48)];
+    assert_eq!(twin.holds().1, things + 2, "the driver's own");
+    assert!(memory.iter_mut().all(|memory| memory.bytes().iter().all(|byte| *byte == 0)));
+    for (value, memory) in (1..).zip(&mut memory) {
+        memory.bytes().fill(value);
+    }
+    let [long, short] = &mut memory;
+    buffer.write_at(0, long.bytes()).unwrap();
+    buffer.write_at(99_952, short.bytes()).unwrap();
+    // The second copy is not waited for.
+    drop(memory);
+    assert_eq!(twin.holds().1, things);
+    let mut found = vec![9_u8; 100_000];
+    buffer.read(&mut found).unwrap();
+    assert!(found[..90_000].iter().all(|byte| *byte == 1) && found[90_000..99_952].iter().all(|byte| *byte == 0));
+    assert!(found[99_952..].iter().all(|byte| *byte == 2));
+    drop((buffer, card));
+    assert_eq!(twin.holds(), (0, 0));
 }

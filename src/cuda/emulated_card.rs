@@ -135,6 +135,12 @@ impl Card for EmulatedCard {
         self.allocated.set((now - bytes as u64, most));
     }
 
+    fn pin(&self, _bytes: usize) -> Option<*mut u8> {
+        None
+    }
+
+    fn unpin(&self, _address: *mut u8) {}
+
     fn upload(&self, address: u64, bytes: &[u8]) -> Result<(), CudaError> {
         assert!(self.recording.borrow().is_none(), "an upload cannot be recorded");
         // SAFETY: `host` lends as many bytes.

@@ -50,6 +50,12 @@ pub enum CudaError {
     /// Tokens that the model or the text has no place for.
     #[error(transparent)]
     Tokens(#[from] NnError),
+    /// Weights that cannot be read where they are stored.
+    #[error(transparent)]
+    Weights(Box<dyn std::error::Error + Send + Sync>),
+    /// Whoever watches a model being copied ended it.
+    #[error("the copy of the model was ended")]
+    Ended,
     /// The driver refused.
     #[error("the NVIDIA driver refused: {0}")]
     Refused(String),

@@ -2,11 +2,14 @@
 //!
 //! Rows begin at multiples of 16 bytes. In rows of GGML blocks each field of all blocks lies together.
 
+use std::borrow::Cow;
+
 use crate::compress::{ActivationGrid, Fp8Matrix, IntMatrix, PackedWeights, ZeroPoints, block_type};
 use crate::kernels::BlockType;
+use crate::model::StoredFormat;
 use crate::recipe::{Execution, Fp8Scale, IntFormat};
 
-/// A matrix as it is copied to a card.
+/// A matrix as a card has it, but for its codes.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Layout {
     /// The format in names of kernels.
@@ -15,57 +18,149 @@ pub(super) struct Layout {
     pub(super) takes_tokens: bool,
     /// Whether zeros that the packed form leaves out are there again.
     pub(super) is_expanded: bool,
-    pub(super) codes: Vec<u8>,
+    pub(super) rows: Rows,
     pub(super) scales: Vec<f32>,
     pub(super) zeros: Vec<f32>,
-    /// Bytes from row to row.
-    pub(super) stride: usize,
     /// Inputs of a group; for 8-bit floats 0 for a scale a matrix, 1 for one a row, else the side of a square.
     pub(super) group: usize,
 }
 
+/// How rows of packed codes become those of a card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rows {
+    /// Their number.
+    pub(super) n: usize,
+    /// Bytes of a packed row.
+    pub(super) packed: usize,
+    /// Bytes from row to row on the card.
+    pub(super) stride: usize,
+    order: Order,
+}
+
+/// What becomes of the bytes of a packed row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// They stay in their order.
+    Same,
+    /// Each field of all blocks together.
+    Fields(BlockType),
+    /// Codes of 8 bits around 128 become signed ones.
+    Signed,
+    /// 32 codes of 4 bits, a byte each, share 16 bytes.
+    Nibbles,
+}
+
+/// Packed codes on their way to a card.
+#[derive(Debug)]
+pub(super) enum Codes<'a> {
+    Bytes(Cow<'a, [u8]>),
+    Floats(Vec<f32>),
+}
+
+impl Codes<'_> {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Floats(weights) => bytemuck::cast_slice(weights),
+        }
+    }
+}
+
 impl Layout {
-    /// Weights (rows, inputs). Formats without a kernel, and all where `execution` is not packed, are widened to f32.
+    /// Weights (rows, inputs) and their packed codes. Formats without a kernel, and all where `execution` is not packed,
+    /// are widened to f32.
     pub(super) fn new(
         packed: &PackedWeights,
-        [rows, inputs]: [usize; 2],
+        shape: [usize; 2],
         execution: Execution,
         activations: ActivationGrid,
-    ) -> Self {
-        let plain = |format, width: usize, bytes: &[u8]| Self::rows(format, bytes, inputs * width);
-        let widened = |weights: &[f32]| plain("f32", 4, bytemuck::cast_slice(weights));
+    ) -> (Self, Codes<'_>) {
+        let lent = |layout, codes| (layout, Codes::Bytes(Cow::Borrowed(codes)));
+        let plain = |format, codes| lent(Self::plain(format, shape), codes);
+        let widened = |weights| (Self::plain(StoredFormat::F32, shape), Codes::Floats(weights));
         match packed {
-            PackedWeights::F32(weights) => widened(weights),
-            other if execution != Execution::Packed => widened(&other.dequantize()),
-            PackedWeights::F16(weights) => plain("f16", 2, bytemuck::cast_slice(weights)),
-            PackedWeights::Bf16(weights) => plain("bf16", 2, bytemuck::cast_slice(weights)),
-            PackedWeights::Ggml { format, bytes } => blocks(block_type(*format), bytes, rows),
-            PackedWeights::Fp8(matrix) => fp8(matrix, inputs),
+            PackedWeights::F32(weights) => plain(StoredFormat::F32, bytemuck::cast_slice(weights)),
+            other if execution != Execution::Packed => widened(other.dequantize()),
+            PackedWeights::F16(weights) => plain(StoredFormat::F16, bytemuck::cast_slice(weights)),
+            PackedWeights::Bf16(weights) => plain(StoredFormat::Bf16, bytemuck::cast_slice(weights)),
+            PackedWeights::Ggml { format, bytes } => plain(StoredFormat::Ggml(*format), bytes),
+            PackedWeights::Fp8(matrix) => lent(fp8(matrix, shape), matrix.codes()),
             PackedWeights::Int(matrix) if IntFormat::PACKED_BITS.contains(&matrix.format().bits) => {
-                int(matrix, inputs, activations)
+                lent(int(matrix, shape, activations), matrix.codes())
             }
             PackedWeights::Sparse(matrix) => {
-                let dense = match (matrix.to_int(), matrix.halves()) {
-                    (Some(codes), _) => int(&codes, inputs, activations),
-                    (None, Some(halves)) => plain("f16", 2, bytemuck::cast_slice(&halves)),
-                    (None, None) => widened(&matrix.dequantize()),
+                let owned = |layout, codes: &[u8]| (layout, Codes::Bytes(Cow::Owned(codes.to_vec())));
+                let (dense, codes) = match (matrix.to_int(), matrix.halves()) {
+                    (Some(codes), _) => owned(int(&codes, shape, activations), codes.codes()),
+                    (None, Some(halves)) => owned(Self::plain(StoredFormat::F16, shape), bytemuck::cast_slice(&halves)),
+                    (None, None) => widened(matrix.dequantize()),
                 };
-                Self { is_expanded: true, ..dense }
+                (Self { is_expanded: true, ..dense }, codes)
             }
-            other => widened(&other.dequantize()),
+            other => widened(other.dequantize()),
         }
     }
 
-    /// Rows of so many bytes.
-    fn rows(format: &'static str, bytes: &[u8], row_bytes: usize) -> Self {
-        let stride = row_bytes.next_multiple_of(16);
-        let mut codes = Vec::with_capacity(bytes.len() / row_bytes.max(1) * stride);
-        for row in bytes.chunks(row_bytes.max(1)) {
-            codes.extend_from_slice(row);
-            codes.resize(codes.len().next_multiple_of(16), 0);
-        }
+    /// Weights (rows, inputs) as a checkpoint stores them.
+    pub(super) fn plain(format: StoredFormat, [n, inputs]: [usize; 2]) -> Self {
+        let (name, order) = match format {
+            StoredFormat::F32 => ("f32", Order::Same),
+            StoredFormat::F16 => ("f16", Order::Same),
+            StoredFormat::Bf16 => ("bf16", Order::Same),
+            StoredFormat::Ggml(format) => (block_type(format).name(), Order::Fields(block_type(format))),
+        };
+        Self::of(name, Rows::new(n, inputs / format.block_len() * format.block_bytes(), order))
+    }
+
+    fn of(format: &'static str, rows: Rows) -> Self {
         let (scales, zeros) = (Vec::new(), Vec::new());
-        Self { format, takes_tokens: false, is_expanded: false, codes, scales, zeros, stride, group: 1 }
+        Self { format, takes_tokens: false, is_expanded: false, rows, scales, zeros, group: 1 }
+    }
+}
+
+impl Rows {
+    fn new(n: usize, packed: usize, order: Order) -> Self {
+        let stride = match order {
+            Order::Same | Order::Signed => packed.next_multiple_of(16),
+            Order::Nibbles => packed.div_ceil(32) * 16,
+            Order::Fields(kind) => {
+                let n_blocks = packed / kind.block_bytes();
+                fields(kind).iter().map(|(_, len)| (len * n_blocks).next_multiple_of(16)).sum()
+            }
+        };
+        Self { n, packed, stride, order }
+    }
+
+    /// Whether a card has the very bytes.
+    pub(super) fn are_same(&self) -> bool {
+        self.order == Order::Same && self.packed == self.stride
+    }
+
+    /// Bytes of all on the card.
+    pub(super) fn bytes(&self) -> usize {
+        self.n * self.stride
+    }
+
+    /// Lays packed rows out in `laid`, which has room for as many.
+    pub(super) fn lay(&self, packed: &[u8], laid: &mut [u8]) {
+        if self.are_same() {
+            laid.copy_from_slice(packed);
+            return;
+        }
+        for (packed, laid) in packed.chunks_exact(self.packed.max(1)).zip(laid.chunks_exact_mut(self.stride.max(1))) {
+            match self.order {
+                Order::Same => pad(packed, laid),
+                Order::Fields(kind) => lay_fields(kind, packed, laid),
+                // Codes around zero, as the card multiplies them.
+                Order::Signed => {
+                    laid.iter_mut().zip(packed).for_each(|(laid, code)| *laid = code.wrapping_sub(128));
+                    laid[packed.len()..].fill(0);
+                }
+                Order::Nibbles => {
+                    laid.chunks_exact_mut(16).zip(packed.chunks(32)).for_each(|(laid, codes)| lay_nibbles(codes, laid));
+                }
+            }
+        }
     }
 }
 
@@ -85,57 +180,69 @@ fn fields(kind: BlockType) -> &'static [(usize, usize)] {
     }
 }
 
-fn blocks(kind: BlockType, bytes: &[u8], rows: usize) -> Layout {
-    let row_bytes = bytes.len() / rows.max(1);
-    let n_blocks = row_bytes / kind.block_bytes();
-    let stride: usize = fields(kind).iter().map(|(_, len)| (len * n_blocks).next_multiple_of(16)).sum();
-    let mut codes = Vec::with_capacity(rows * stride);
-    for row in bytes.chunks(row_bytes.max(1)) {
-        for &(first, len) in fields(kind) {
-            for block in row.chunks(kind.block_bytes()) {
-                codes.extend_from_slice(&block[first..first + len]);
-            }
-            codes.resize(codes.len().next_multiple_of(16), 0);
-        }
-    }
-    Layout { codes, stride, ..Layout::rows(kind.name(), &[], 1) }
+/// Copies bytes and fills what is behind them.
+fn pad(bytes: &[u8], laid: &mut [u8]) {
+    let (own, rest) = laid.split_at_mut(bytes.len());
+    own.copy_from_slice(bytes);
+    rest.fill(0);
 }
 
-fn fp8(matrix: &Fp8Matrix, inputs: usize) -> Layout {
+fn lay_fields(kind: BlockType, packed: &[u8], mut laid: &mut [u8]) {
+    let n_blocks = packed.len() / kind.block_bytes();
+    for &(first, len) in fields(kind) {
+        let (field, rest) = laid.split_at_mut((len * n_blocks).next_multiple_of(16));
+        laid = rest;
+        let (own, padding) = field.split_at_mut(len * n_blocks);
+        padding.fill(0);
+        // A copy of a length that the compiler knows is a few instructions.
+        let gather = match len {
+            2 => gather::<2>,
+            4 => gather::<4>,
+            12 => gather::<12>,
+            16 => gather::<16>,
+            32 => gather::<32>,
+            64 => gather::<64>,
+            128 => gather::<128>,
+            _ => unreachable!("a field of {len} bytes"),
+        };
+        gather(&packed[first..], kind.block_bytes(), own);
+    }
+}
+
+/// The first bytes of each block, side by side.
+fn gather<const LEN: usize>(blocks: &[u8], block_bytes: usize, field: &mut [u8]) {
+    for (own, block) in field.as_chunks_mut::<LEN>().0.iter_mut().zip(blocks.chunks(block_bytes)) {
+        own.copy_from_slice(&block[..LEN]);
+    }
+}
+
+fn fp8(matrix: &Fp8Matrix, [n, inputs]: [usize; 2]) -> Layout {
     let group = match matrix.scale() {
         Fp8Scale::Tensor => 0,
         Fp8Scale::Row => 1,
         Fp8Scale::Block => Fp8Scale::BLOCK,
     };
-    Layout { scales: matrix.scales().to_vec(), group, ..Layout::rows("fp8", matrix.codes(), inputs) }
+    Layout { scales: matrix.scales().to_vec(), group, ..Layout::of("fp8", Rows::new(n, inputs, Order::Same)) }
 }
 
-fn int(matrix: &IntMatrix, inputs: usize, activations: ActivationGrid) -> Layout {
+fn int(matrix: &IntMatrix, [n, inputs]: [usize; 2], activations: ActivationGrid) -> Layout {
     let format = matrix.format();
     let group = format.group.len(inputs);
     let scales = matrix.scales().iter().map(|scale| scale.to_f32()).collect();
     if activations != ActivationGrid::Float && format.bits == 8 && format.symmetric && group == inputs {
-        // Codes around zero, as the card multiplies them.
-        let signed: Vec<u8> = matrix.codes().iter().map(|code| code.wrapping_sub(128)).collect();
-        return Layout { takes_tokens: true, scales, group, ..Layout::rows("tokens", &signed, inputs) };
+        let layout = Layout::of("tokens", Rows::new(n, inputs, Order::Signed));
+        return Layout { takes_tokens: true, scales, group, ..layout };
     }
     let zeros = match matrix.zeros() {
         ZeroPoints::Codes(zeros) => zeros.iter().map(|zero| f32::from(*zero)).collect(),
         ZeroPoints::Floats(zeros) => zeros.iter().map(|zero| zero.to_f32()).collect(),
     };
-    let layout = if format.bits == 8 {
-        Layout::rows("int8", matrix.codes(), inputs)
-    } else {
-        let halves: Vec<u8> = matrix.codes().chunks(inputs.max(1)).flat_map(nibbles).collect();
-        Layout::rows("int4", &halves, inputs.next_multiple_of(32) / 2)
-    };
-    Layout { scales, zeros, group, ..layout }
+    let (name, order) = if format.bits == 8 { ("int8", Order::Same) } else { ("int4", Order::Nibbles) };
+    Layout { scales, zeros, group, ..Layout::of(name, Rows::new(n, inputs, order)) }
 }
 
-/// A row of 4-bit codes: 32 share 16 bytes, the first 16 in the low halves.
-fn nibbles(row: &[u8]) -> impl Iterator<Item = u8> {
-    row.chunks(32).flat_map(|codes| {
-        let code = move |at: usize| codes.get(at).copied().unwrap_or(0);
-        (0..16).map(move |at| code(at) | code(at + 16) << 4)
-    })
+/// Up to 32 codes of 4 bits: the first 16 in the low halves.
+fn lay_nibbles(codes: &[u8], laid: &mut [u8]) {
+    let code = |at: usize| codes.get(at).copied().unwrap_or(0);
+    laid.iter_mut().enumerate().for_each(|(at, laid)| *laid = code(at) | code(at + 16) << 4);
 }

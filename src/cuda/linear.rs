@@ -2,16 +2,18 @@
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
-use std::sync;
+use std::sync::Arc;
 
-use crate::compress::{ActivationGrid, PackedWeights};
+use crate::compress::ActivationGrid;
 use crate::cuda::CudaError;
 use crate::cuda::card::{Buffer, Card, GemmType};
 use crate::cuda::gemm::Written;
+use crate::cuda::layout::Layout;
 use crate::cuda::matrix::{Matrix, Onto, address};
 use crate::cuda::rounding::Activations;
+use crate::cuda::upload::{Job, upload};
 use crate::model::Arithmetic;
-use crate::nn::{self, MatrixSource, ProductWork, with_values};
+use crate::nn::{self, LinearSources, MatrixSource, ProductWork, Weights, WeightsIdentity, with_values};
 
 /// Matrices on a card by the weights that they were made from: a variant shares those that it has in common with others.
 #[derive(Debug, Default)]
@@ -21,10 +23,10 @@ pub(super) struct Uploaded {
     place: RefCell<Weak<Written>>,
 }
 
-/// A matrix and what it was made from: a weak reference keeps the address of the weights from being used again.
+/// A matrix and what it was made from.
 #[derive(Debug)]
 struct Known {
-    packed: sync::Weak<PackedWeights>,
+    weights: WeightsIdentity,
     activations: ActivationGrid,
     matrix: Weak<Matrix>,
 }
@@ -36,21 +38,66 @@ impl Uploaded {
         source: &MatrixSource,
         activations: ActivationGrid,
     ) -> Result<Rc<Matrix>, CudaError> {
-        let mut known = self.known.borrow_mut();
-        known.retain(|known| known.matrix.strong_count() > 0);
-        let is_same = |known: &&Known| {
-            std::ptr::eq(known.packed.as_ptr(), &raw const *source.packed) && known.activations == activations
-        };
-        if let Some(matrix) = known.iter().find(is_same).and_then(|known| known.matrix.upgrade()) {
+        if let Some(matrix) = self.find(&source.weights, activations) {
             return Ok(matrix);
         }
+        if let Weights::Held(packed) = &source.weights {
+            let place = self.place();
+            let matrix = Matrix::new(card, &place, packed, source.shape, source.execution, activations)?;
+            return Ok(self.keep(&source.weights, activations, matrix));
+        }
+        let wanted = [(source.clone(), activations)];
+        let made = self.upload(card, &wanted, &|_, _| true)?.pop();
+        made.ok_or_else(|| CudaError::Unsupported("stored weights without rows".to_owned()))
+    }
+
+    /// Copies the stored weights among `wanted` that are not there yet, for products over inputs on these grids; they are
+    /// known as long as what is returned, or who shares it. `watch` is [`upload`]'s.
+    pub(super) fn upload(
+        &self,
+        card: &Rc<dyn Card>,
+        wanted: &[(MatrixSource, ActivationGrid)],
+        watch: &dyn Fn(u32, u32) -> bool,
+    ) -> Result<Vec<Rc<Matrix>>, CudaError> {
+        let (mut sources, mut jobs): (Vec<(&MatrixSource, ActivationGrid, Layout)>, Vec<Job>) = Default::default();
+        for (source, grid) in wanted {
+            let Weights::Stored(stored) = &source.weights else { continue };
+            let is_same = |(other, other_grid, _): &(&MatrixSource, ActivationGrid, Layout)| {
+                other.weights.identity().is_of(&source.weights) && other_grid == grid
+            };
+            if sources.iter().any(is_same) || self.find(&source.weights, *grid).is_some() {
+                continue;
+            }
+            let layout = Layout::plain(stored.format(), source.shape);
+            jobs.push(Job { weights: Arc::clone(stored), rows: layout.rows });
+            sources.push((source, *grid, layout));
+        }
+        let buffers = upload(card, &jobs, watch)?;
+        let place = self.place();
+        let made = |((source, grid, layout), codes): ((&MatrixSource, ActivationGrid, Layout), Buffer)| {
+            Ok(self.keep(&source.weights, grid, Matrix::with(card, &place, source.shape, layout, codes)?))
+        };
+        sources.into_iter().zip(buffers).map(made).collect()
+    }
+
+    fn place(&self) -> Rc<Written> {
         let place = self.place.borrow().upgrade().unwrap_or_default();
         *self.place.borrow_mut() = Rc::downgrade(&place);
-        let matrix = Matrix::new(card, &place, &source.packed, source.shape, source.execution, activations)?;
+        place
+    }
+
+    fn find(&self, weights: &Weights, activations: ActivationGrid) -> Option<Rc<Matrix>> {
+        let mut known = self.known.borrow_mut();
+        known.retain(|known| known.matrix.strong_count() > 0);
+        let is_same = |known: &&Known| known.weights.is_of(weights) && known.activations == activations;
+        known.iter().find(is_same)?.matrix.upgrade()
+    }
+
+    fn keep(&self, weights: &Weights, activations: ActivationGrid, matrix: Matrix) -> Rc<Matrix> {
         let matrix = Rc::new(matrix);
-        let packed = sync::Arc::downgrade(&source.packed);
-        known.push(Known { packed, activations, matrix: Rc::downgrade(&matrix) });
-        Ok(matrix)
+        let known = Known { weights: weights.identity(), activations, matrix: Rc::downgrade(&matrix) };
+        self.known.borrow_mut().push(known);
+        matrix
     }
 }
 
@@ -79,20 +126,27 @@ impl Linear {
         Self::with(card, uploaded, layer, ActivationGrid::Float)
     }
 
+    /// What the matrices of a layer are made from, and the grids of their inputs: base, `down`, `up`.
+    pub(super) fn sources_of(
+        layer: &nn::Linear,
+        grid: ActivationGrid,
+    ) -> impl Iterator<Item = (MatrixSource, ActivationGrid)> {
+        let LinearSources { base, factors } = layer.sources();
+        let factors = factors.into_iter().flat_map(move |[down, up]| [(down, grid), (up, ActivationGrid::Float)]);
+        base.map(|base| (base, grid)).into_iter().chain(factors)
+    }
+
     fn with(
         card: &Rc<dyn Card>,
         uploaded: &Uploaded,
         layer: &nn::Linear,
         grid: ActivationGrid,
     ) -> Result<Self, CudaError> {
-        let sources = layer.sources();
-        let base = sources.base.map(|base| uploaded.matrix(card, &base, grid)).transpose()?;
-        let factors = match sources.factors {
-            None => None,
-            Some([down, up]) => {
-                Some([uploaded.matrix(card, &down, grid)?, uploaded.matrix(card, &up, ActivationGrid::Float)?])
-            }
-        };
+        let has_base = layer.sources().base.is_some();
+        let matrices = Self::sources_of(layer, grid).map(|(source, grid)| uploaded.matrix(card, &source, grid));
+        let mut matrices = matrices.collect::<Result<Vec<_>, _>>()?.into_iter();
+        let base = if has_base { matrices.next() } else { None };
+        let factors = matrices.next().zip(matrices.next()).map(|(down, up)| [down, up]);
         let bias = layer.bias().map(|bias| vector(card, bias)).transpose()?;
         Ok(Self { base, factors, bias, activations: layer.activations(), shape: layer.shape() })
     }

@@ -8,6 +8,7 @@ use crate::cuda::card::{Buffer, Card, GemmType, Launch};
 use crate::cuda::gemm::{Many, Written};
 use crate::cuda::layout::Layout;
 use crate::cuda::rounding::Activations;
+use crate::cuda::upload::PIECE_BYTES;
 use crate::recipe::Execution;
 
 /// Threads of a block of a product, and the outputs that it makes.
@@ -57,8 +58,32 @@ impl Matrix {
         execution: Execution,
         activations: ActivationGrid,
     ) -> Result<Self, CudaError> {
-        let layout = Layout::new(packed, shape, execution, activations);
-        let Layout { format, takes_tokens, is_expanded, codes, scales, zeros, stride, group } = layout;
+        let (layout, packed) = Layout::new(packed, shape, execution, activations);
+        let (rows, packed) = (layout.rows, packed.bytes());
+        let codes = Buffer::zeroed(card, rows.bytes())?;
+        if rows.are_same() {
+            codes.write(packed)?;
+        } else {
+            let most = (PIECE_BYTES / rows.stride.max(rows.packed).max(1)).clamp(1, rows.n.max(1));
+            let mut laid = vec![0; most * rows.stride];
+            for (part, packed) in packed.chunks(most * rows.packed.max(1)).enumerate() {
+                let laid = &mut laid[..packed.len() / rows.packed * rows.stride];
+                rows.lay(packed, laid);
+                codes.write_at(part * most * rows.stride, laid)?;
+            }
+        }
+        Self::with(card, place, shape, layout, codes)
+    }
+
+    /// A matrix whose codes are on the card, or will be before it multiplies.
+    pub(super) fn with(
+        card: &Rc<dyn Card>,
+        place: &Rc<Written>,
+        shape: [usize; 2],
+        layout: Layout,
+        codes: Buffer,
+    ) -> Result<Self, CudaError> {
+        let Layout { format, takes_tokens, is_expanded, rows, scales, zeros, group } = layout;
         let optional = |values: &[f32]| match values {
             [] => Ok(None),
             values => Buffer::of(card, values).map(Some),
@@ -70,10 +95,10 @@ impl Matrix {
             format,
             takes_tokens,
             is_expanded,
-            codes: Buffer::of(card, &codes)?,
+            codes,
             scales: optional(&scales)?,
             zeros: optional(&zeros)?,
-            stride,
+            stride: rows.stride,
             group,
             kernels,
             many: None,

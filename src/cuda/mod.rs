@@ -44,6 +44,9 @@ mod profile_tests;
 mod rounding;
 mod score;
 mod text;
+mod upload;
+#[cfg(test)]
+mod upload_tests;
 
 pub use calibrate::{Reading, States};
 pub use device::Device;

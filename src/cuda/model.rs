@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::compress::ActivationGrid;
 use crate::cuda::CudaError;
 use crate::cuda::card::{Buffer, Card};
 use crate::cuda::linear::{Linear, Uploaded, vector};
 use crate::cuda::pass::Frame;
 use crate::model::{HiddenAct, LlamaConfig, RopeOrder};
-use crate::nn;
+use crate::nn::{self, MatrixSource};
 use crate::recipe::KvFormat;
 
 /// The widest head that the kernels of attention have room for.
@@ -68,10 +69,17 @@ pub(super) struct Mlp {
 }
 
 impl Model {
-    /// Copies what is not there yet.
-    pub(super) fn new(card: &Rc<dyn Card>, uploaded: &Uploaded, host: &nn::Llama) -> Result<Self, CudaError> {
+    /// Copies what is not there yet: stored weights first, of which `watch` hears.
+    pub(super) fn new(
+        card: &Rc<dyn Card>,
+        uploaded: &Uploaded,
+        host: &nn::Llama,
+        watch: &dyn Fn(u32, u32) -> bool,
+    ) -> Result<Self, CudaError> {
         let parts = host.parts();
         let settings = Settings::new(host)?;
+        // Known until the layers below share them.
+        let _stored = uploaded.upload(card, &sources(host), watch)?;
         let blocks = parts.blocks.iter().map(|block| Block::new(card, uploaded, block));
         Ok(Self {
             card: Rc::clone(card),
@@ -152,6 +160,13 @@ impl Block {
         let attention = self.attention.iter().flat_map(|part| [&part.q, &part.k, &part.v, &part.o]);
         attention.chain(self.mlp.iter().flat_map(|part| [&part.gate, &part.up, &part.down]))
     }
+}
+
+/// What the layers of a model are made from, with the grids that their products have on a card.
+fn sources(host: &nn::Llama) -> Vec<(MatrixSource, ActivationGrid)> {
+    let embedding = Linear::sources_of(&host.parts().embedding, ActivationGrid::Float);
+    let others = host.layers().skip(1);
+    embedding.chain(others.flat_map(|layer| Linear::sources_of(layer, layer.activations()))).collect()
 }
 
 impl Settings {

@@ -182,7 +182,7 @@ impl Pass<'_> {
 /// The weights (`out_features`, `in_features`) f32.
 fn dense(layer: &Linear, device: &Device) -> Result<Tensor, NnError> {
     let [rows, row_len] = layer.shape();
-    Ok(Tensor::from_vec(layer.dequantize(), (rows, row_len), device)?)
+    Ok(Tensor::from_vec(layer.dequantize()?, (rows, row_len), device)?)
 }
 
 fn product(layer: &Linear, x: &Tensor) -> Result<Tensor, NnError> {

@@ -10,6 +10,8 @@ use crate::model::{Arithmetic, LayerPath};
 use crate::nn::NnError;
 use crate::nn::inputs::Inputs;
 use crate::nn::matrix::{Matrix, with_values};
+#[cfg(feature = "cuda")]
+use crate::nn::source::StoredWeights;
 use crate::recipe::Execution;
 
 /// What a linear layer is made from.
@@ -27,6 +29,23 @@ pub struct LinearParts {
     pub bias: Option<Tensor>,
     /// How the inputs enter the product: 8 bits are rounded to their grid and multiplied in f32.
     pub activations: ActivationGrid,
+}
+
+/// What a linear layer is made from whose weights are read when they are used.
+#[cfg(feature = "cuda")]
+#[derive(Debug)]
+pub enum StoredParts {
+    /// The whole matrix.
+    Whole(Arc<dyn StoredWeights>),
+    /// W = up · down.
+    LowRank {
+        /// (`out_features`, rank).
+        up: Arc<dyn StoredWeights>,
+        /// (rank, `in_features`).
+        down: Arc<dyn StoredWeights>,
+        /// Outputs of `down`.
+        rank: usize,
+    },
 }
 
 /// How the products of a layer run.
@@ -94,25 +113,32 @@ impl Factors {
         Ok(Self { up, down })
     }
 
-    fn multiply(&self, x: &mut Inputs, grid: ActivationGrid, middle: &mut Inputs, y: &mut [f32]) {
+    fn multiply(
+        &self,
+        x: &mut Inputs,
+        grid: ActivationGrid,
+        middle: &mut Inputs,
+        y: &mut [f32],
+    ) -> Result<(), NnError> {
         let n_rows = x.n_rows();
-        self.down.multiply(x, grid, middle.start(n_rows, self.down.shape()[0]));
-        self.up.multiply(middle, ActivationGrid::Float, y);
+        self.down.multiply(x, grid, middle.start(n_rows, self.down.shape()[0]))?;
+        self.up.multiply(middle, ActivationGrid::Float, y)
     }
 
     /// Adds rows of the product by number.
-    fn add_rows(&self, ids: &[u32], rows: &mut [f32]) {
+    fn add_rows(&self, ids: &[u32], rows: &mut [f32]) -> Result<(), NnError> {
         let [rank, row_len] = self.down.shape();
         let mut coefficients = vec![0.0; ids.len() * rank];
-        self.up.rows(ids, &mut coefficients);
+        self.up.rows(ids, &mut coefficients)?;
         let mut basis = vec![0.0; row_len];
         for component in 0..rank {
-            self.down.rows(&[component as u32], &mut basis);
+            self.down.rows(&[component as u32], &mut basis)?;
             for (row, coefficients) in rows.chunks_mut(row_len).zip(coefficients.chunks(rank)) {
                 let coefficient = coefficients[component];
                 row.iter_mut().zip(&basis).for_each(|(sum, value)| *sum += coefficient * value);
             }
         }
+        Ok(())
     }
 
     fn label(&self) -> String {
@@ -164,6 +190,28 @@ impl Linear {
         Ok(Self { path, weights, shape, bias, activations })
     }
 
+    /// A layer (`out_features`, `in_features`) of a checkpoint, as it has it: its weights stay there.
+    ///
+    /// # Errors
+    /// When there are no weights, or not as many as the shape has.
+    #[cfg(feature = "cuda")]
+    pub fn stored(
+        path: LayerPath,
+        parts: StoredParts,
+        shape: [usize; 2],
+        bias: Option<Tensor>,
+    ) -> Result<Self, NnError> {
+        let matrix = |stored, shape| Matrix::stored(stored, shape).map(Arc::new);
+        let weights = match parts {
+            StoredParts::Whole(stored) => Weights::Whole(matrix(stored, shape)?),
+            StoredParts::LowRank { up, down, rank } => {
+                let (up, down) = (matrix(up, [shape[0], rank])?, matrix(down, [rank, shape[1]])?);
+                Weights::LowRank(Factors { up, down })
+            }
+        };
+        Ok(Self { path, weights, shape, bias, activations: ActivationGrid::Float })
+    }
+
     /// Another layer with these very weights: what hard tying makes. Its bias is its own.
     #[must_use]
     pub fn tied(&self, path: LayerPath, bias: Option<Tensor>) -> Self {
@@ -208,6 +256,13 @@ impl Linear {
         self.matrices().any(|matrix| matrix.is_made())
     }
 
+    /// Bytes of its weights in the memory of the host.
+    #[cfg(all(test, feature = "cuda"))]
+    pub(crate) fn host_bytes(&self) -> u64 {
+        let is_stored = |matrix: &Matrix| matches!(matrix.source().weights, crate::nn::Weights::Stored(_));
+        self.matrices().filter(|matrix| matrix.is_made() || !is_stored(matrix)).map(|matrix| matrix.held_bytes()).sum()
+    }
+
     fn matrices(&self) -> impl Iterator<Item = &Arc<Matrix>> {
         let (base, factors) = match &self.weights {
             Weights::Whole(matrix) => (Some(matrix), None),
@@ -223,7 +278,8 @@ impl Linear {
         self.matrices().map(|matrix| (Arc::as_ptr(matrix).addr(), matrix.held_bytes()))
     }
 
-    /// Bytes of the weights as held; those shared with other layers count too.
+    /// Bytes of the weights as held, or as stored where they are read when they are used; those shared with other layers
+    /// count too.
     pub fn held_bytes(&self) -> u64 {
         self.parts().map(|(_, bytes)| bytes).sum()
     }
@@ -260,7 +316,7 @@ impl Linear {
     /// x (seq, `in_features`) f32 → y (seq, `out_features`) f32, which is given that length.
     ///
     /// # Errors
-    /// When x has another width.
+    /// When x has another width, or weights that are read now cannot be read.
     pub(super) fn multiply(&self, x: &mut Inputs, y: &mut Vec<f32>, scratch: &mut Scratch) -> Result<(), NnError> {
         let [n_outputs, n_inputs] = self.shape;
         if x.n_inputs() != n_inputs {
@@ -270,12 +326,12 @@ impl Linear {
         let grid = self.activations;
         y.resize(x.n_rows() * n_outputs, 0.0);
         match &self.weights {
-            Weights::Whole(matrix) => matrix.multiply(x, grid, y),
-            Weights::LowRank(factors) => factors.multiply(x, grid, &mut scratch.middle, y),
+            Weights::Whole(matrix) => matrix.multiply(x, grid, y)?,
+            Weights::LowRank(factors) => factors.multiply(x, grid, &mut scratch.middle, y)?,
             Weights::Corrected(base, factors) => {
-                base.multiply(x, grid, y);
+                base.multiply(x, grid, y)?;
                 scratch.term.resize(y.len(), 0.0);
-                factors.multiply(x, grid, &mut scratch.middle, &mut scratch.term);
+                factors.multiply(x, grid, &mut scratch.middle, &mut scratch.term)?;
                 add_in_place(y, &scratch.term);
             }
         }
@@ -287,32 +343,38 @@ impl Linear {
 
     /// Rows of the weights by number: (ids, `in_features`) f32 in `rows`. What an embedding does.
     ///
+    /// # Errors
+    /// When weights that are read now cannot be read.
+    ///
     /// # Panics
     /// If an id is not below the number of rows, or `rows` has another length.
-    pub fn rows(&self, ids: &[u32], rows: &mut [f32]) {
+    pub fn rows(&self, ids: &[u32], rows: &mut [f32]) -> Result<(), NnError> {
         assert_eq!(rows.len(), ids.len() * self.shape[1], "a row for each id");
         match &self.weights {
             Weights::Whole(matrix) => matrix.rows(ids, rows),
             Weights::LowRank(factors) => {
                 rows.fill(0.0);
-                factors.add_rows(ids, rows);
+                factors.add_rows(ids, rows)
             }
             Weights::Corrected(base, factors) => {
-                base.rows(ids, rows);
-                factors.add_rows(ids, rows);
+                base.rows(ids, rows)?;
+                factors.add_rows(ids, rows)
             }
         }
     }
 
     /// The f32 values of the weights, row by row: what the checkpoint holds, widened, and factors multiplied out.
-    pub fn dequantize(&self) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// When weights that are read now cannot be read.
+    pub fn dequantize(&self) -> Result<Vec<f32>, NnError> {
         if let Weights::Whole(matrix) = &self.weights {
             return matrix.dequantize();
         }
         let mut weights = vec![0.0; self.shape[0] * self.shape[1]];
         let ids: Vec<u32> = (0..self.shape[0] as u32).collect();
-        self.rows(&ids, &mut weights);
-        weights
+        self.rows(&ids, &mut weights)?;
+        Ok(weights)
     }
 }
 

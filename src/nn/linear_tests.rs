@@ -62,14 +62,14 @@ fn every_form_multiplies_by_what_it_dequantizes_to() {
         let expected = packed.dequantize();
         let plain = linear(PackedWeights::F32(expected.clone()));
         let layer = linear(packed);
-        assert_near(&layer.dequantize(), &expected, 1e-5, name);
+        assert_near(&layer.dequantize().unwrap(), &expected, 1e-5, name);
         for rows in [1, 9] {
             let (found, expected) = (forward(&layer, &inputs(rows)), forward(&plain, &inputs(rows)));
             assert_near(&found, &expected, 3e-5, name);
         }
         let rows: Vec<f32> = [3, 23, 3].iter().flat_map(|row| expected[row * 64..][..64].to_vec()).collect();
         let mut found = vec![f32::NAN; 3 * 64];
-        layer.rows(&[3, 23, 3], &mut found);
+        layer.rows(&[3, 23, 3], &mut found).unwrap();
         assert_near(&found, &rows, 1e-5, name);
     }
 }
@@ -97,10 +97,11 @@ fn a_shared_factor_is_held_once() {
     let ids = |layer: &Linear| layer.parts().map(|(id, _)| id).collect::<Vec<_>>();
     let is_common = |x: &Linear, y: &Linear| ids(x).iter().filter(|id| ids(y).contains(id)).count();
     assert_eq!((is_common(&a, &b), is_common(&a, &other)), (1, 0));
+    // A worker for cards makes the panels when the processor first multiplies.
+    assert_eq!(forward(&a, &inputs(2)), forward(&b, &inputs(2)));
     let bytes: std::collections::BTreeMap<usize, u64> = a.parts().chain(b.parts()).collect();
     let [down, up] = [16 * 64 * 4, 32 * 8 * 4];
-    assert_eq!(bytes.values().sum::<u64>(), down + 2 * up);
-    assert_eq!((a.held_bytes(), forward(&a, &inputs(2))), (down + up, forward(&b, &inputs(2))));
+    assert_eq!((bytes.values().sum::<u64>(), a.held_bytes()), (down + 2 * up, down + up));
 }
 
 #[test]

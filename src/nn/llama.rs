@@ -118,8 +118,7 @@ impl Llama {
             return Err(NnError::Token { token, vocab_size });
         }
         hidden.resize(tokens.len() * self.config().hidden_size, 0.0);
-        self.parts.embedding.rows(tokens, hidden);
-        Ok(())
+        self.parts.embedding.rows(tokens, hidden)
     }
 
     /// Runs the blocks of `range`: hidden (seq, hidden) → (seq, hidden), which the last block gives to the last norm.

@@ -1,5 +1,7 @@
 //! One product over one packed matrix.
 
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 use std::sync::OnceLock;
 
 use candle_core::{Storage, Tensor};
@@ -7,8 +9,12 @@ use candle_core::{Storage, Tensor};
 use crate::compress::{ActivationGrid, IntMatrix, PackedWeights, SparseMatrix, ZeroPoints, block_type};
 use crate::kernels::{Blocks, Floats, Fp8Scales, Ints, Isa, SparseHalf, SparseInts, Zeros};
 use crate::model::Arithmetic;
+#[cfg(feature = "cuda")]
+use crate::model::StoredFormat;
 use crate::nn::NnError;
 use crate::nn::inputs::Inputs;
+#[cfg(feature = "cuda")]
+use crate::nn::source::{MatrixSource, StoredWeights, Weights};
 use crate::recipe::{Execution, Fp8Scale, IntFormat};
 
 /// y = x Wᵀ over weights (`out_features`, `in_features`).
@@ -18,7 +24,7 @@ pub(super) struct Matrix {
     shape: [usize; 2],
     /// What it was made from, for products elsewhere.
     #[cfg(feature = "cuda")]
-    source: crate::nn::source::MatrixSource,
+    source: MatrixSource,
 }
 
 #[derive(Debug)]
@@ -62,6 +68,16 @@ impl Form {
             other => widened(&other.dequantize()),
         }
     }
+
+    fn row(&self, id: usize, row: &mut [f32]) {
+        match self {
+            Self::Floats(floats) => floats.row(id, row),
+            Self::Blocks(blocks) => blocks.row(id, row),
+            Self::Ints(ints) => ints.row(id, row),
+            Self::SparseHalf(sparse) => sparse.row(id, row),
+            Self::SparseInts(sparse) => sparse.row(id, row),
+        }
+    }
 }
 
 impl Matrix {
@@ -78,22 +94,67 @@ impl Matrix {
         }
         #[cfg(feature = "cuda")]
         let made = {
-            let source = crate::nn::source::MatrixSource::new(packed, shape, execution, activations);
-            Self { form: OnceLock::new(), shape, source }
+            let weights = Weights::Held(Arc::new(packed));
+            Self { form: OnceLock::new(), shape, source: MatrixSource { weights, shape, execution, activations } }
         };
         #[cfg(not(feature = "cuda"))]
         let made = Self { form: Form::new(packed, shape, execution, activations).into(), shape };
         Ok(made)
     }
 
-    /// What multiplies on the processor. A worker for cards makes it when it is first asked for: weights that only a card
-    /// multiplies are not held twice.
+    /// Weights that are read when they are used, in the format that they are stored in.
     #[cfg(feature = "cuda")]
-    fn form(&self) -> &Form {
-        self.form.get_or_init(|| {
-            let source = &self.source;
-            Form::new(PackedWeights::clone(&source.packed), source.shape, source.execution, source.activations)
-        })
+    pub(super) fn stored(stored: Arc<dyn StoredWeights>, shape: [usize; 2]) -> Result<Self, NnError> {
+        let block_len = stored.format().block_len();
+        let n_blocks = if shape[1].is_multiple_of(block_len) { shape[0] * (shape[1] / block_len) } else { 0 };
+        let n_bytes = (n_blocks * stored.format().block_bytes()) as u64;
+        if n_bytes == 0 || n_bytes != stored.n_bytes() {
+            let [rows, row_len] = shape;
+            let text = format!("{} stored bytes for a matrix of {rows} × {row_len}", stored.n_bytes());
+            return Err(NnError::Shape(text));
+        }
+        let (execution, activations) = (Execution::Packed, ActivationGrid::Float);
+        let source = MatrixSource { weights: Weights::Stored(stored), shape, execution, activations };
+        Ok(Self { form: OnceLock::new(), shape, source })
+    }
+
+    /// What multiplies on the processor. A worker for cards makes it when it is first asked for: weights that only a card
+    /// multiplies are not held twice, and those that are stored not at all.
+    #[cfg(feature = "cuda")]
+    fn form(&self) -> Result<&Form, NnError> {
+        if let Some(form) = self.form.get() {
+            return Ok(form);
+        }
+        let MatrixSource { weights, shape, execution, activations } = &self.source;
+        let form = Form::new(weights.packed()?, *shape, *execution, *activations);
+        Ok(self.form.get_or_init(|| form))
+    }
+
+    /// What multiplies.
+    #[cfg(not(feature = "cuda"))]
+    fn form(&self) -> Result<&Form, NnError> {
+        self.known().ok_or_else(|| NnError::Missing("the form of a matrix".to_owned()))
+    }
+
+    /// The form of weights that are in memory; there is none of those that would have to be read.
+    #[cfg(feature = "cuda")]
+    fn known(&self) -> Option<&Form> {
+        if self.unread().is_some() { None } else { self.form().ok() }
+    }
+
+    /// The form of weights that are in memory.
+    #[cfg(not(feature = "cuda"))]
+    fn known(&self) -> Option<&Form> {
+        self.form.get()
+    }
+
+    /// The format of stored weights that the processor has not read.
+    #[cfg(feature = "cuda")]
+    fn unread(&self) -> Option<StoredFormat> {
+        match &self.source.weights {
+            Weights::Stored(stored) if self.form.get().is_none() => Some(stored.format()),
+            Weights::Stored(_) | Weights::Held(_) => None,
+        }
     }
 
     /// Whether the processor's form is there.
@@ -102,73 +163,79 @@ impl Matrix {
         self.form.get().is_some()
     }
 
-    /// What multiplies.
-    #[cfg(not(feature = "cuda"))]
-    fn form(&self) -> &Form {
-        self.form.get().expect("a matrix is made with its form")
-    }
-
     pub(super) fn shape(&self) -> [usize; 2] {
         self.shape
     }
 
     #[cfg(feature = "cuda")]
-    pub(super) fn source(&self) -> &crate::nn::source::MatrixSource {
+    pub(super) fn source(&self) -> &MatrixSource {
         &self.source
     }
 
+    /// Bytes of the weights as the processor multiplies them; before it does, as they are held or stored.
     pub(super) fn held_bytes(&self) -> u64 {
         #[cfg(feature = "cuda")]
         if self.form.get().is_none() {
-            return self.source.packed.packed_bytes();
+            return self.source.weights.n_bytes();
         }
-        (match self.form() {
-            Form::Floats(floats) => floats.bytes(),
-            Form::Blocks(blocks) => blocks.bytes(),
-            Form::Ints(ints) => ints.bytes(),
-            Form::SparseHalf(sparse) => sparse.bytes(),
-            Form::SparseInts(sparse) => sparse.bytes(),
+        (match self.known() {
+            None => 0,
+            Some(Form::Floats(floats)) => floats.bytes(),
+            Some(Form::Blocks(blocks)) => blocks.bytes(),
+            Some(Form::Ints(ints)) => ints.bytes(),
+            Some(Form::SparseHalf(sparse)) => sparse.bytes(),
+            Some(Form::SparseInts(sparse)) => sparse.bytes(),
         }) as u64
     }
 
     /// Name of the product for tables: `trimtab q8_0 (avx512-vnni)`.
     pub(super) fn label(&self) -> String {
-        let name = match self.form() {
+        let name = self.known().map(|form| match form {
             Form::Floats(floats) => floats.name().to_owned(),
             Form::Blocks(blocks) => blocks.kind().name().to_owned(),
             Form::Ints(ints) => format!("int{} × int8", ints.bits()),
             Form::SparseHalf(_) => "sparse f16".to_owned(),
             Form::SparseInts(_) => "sparse int8".to_owned(),
-        };
-        format!("trimtab {name} ({})", Isa::current().name())
+        });
+        // Its product would have the name of the format.
+        #[cfg(feature = "cuda")]
+        let name = name.or_else(|| self.unread().map(|format| format.name().to_owned()));
+        format!("trimtab {} ({})", name.unwrap_or_default(), Isa::current().name())
     }
 
     /// Whether the product itself takes 8-bit activations.
     pub(super) fn is_integer(&self) -> bool {
-        matches!(self.form(), Form::Ints(_) | Form::SparseInts(_))
+        matches!(self.known(), Some(Form::Ints(_) | Form::SparseInts(_)))
     }
 
     /// Weights that one row of inputs is multiplied with; zeros that are left out are not.
     pub(super) fn n_multiplied(&self) -> u64 {
-        (match self.form() {
-            Form::SparseHalf(sparse) => sparse.n_nonzero(),
-            Form::SparseInts(sparse) => sparse.n_nonzero(),
-            Form::Floats(_) | Form::Blocks(_) | Form::Ints(_) => self.shape[0] * self.shape[1],
+        (match self.known() {
+            Some(Form::SparseHalf(sparse)) => sparse.n_nonzero(),
+            Some(Form::SparseInts(sparse)) => sparse.n_nonzero(),
+            Some(Form::Floats(_) | Form::Blocks(_) | Form::Ints(_)) | None => self.shape[0] * self.shape[1],
         }) as u64
     }
 
     /// What the product is done in with inputs that enter so.
     pub(super) fn arithmetic(&self, grid: ActivationGrid) -> Arithmetic {
-        match self.form() {
-            Form::Blocks(_) | Form::Ints(_) => Arithmetic::Int8,
-            Form::SparseInts(_) if grid != ActivationGrid::Float => Arithmetic::Int8,
-            Form::Floats(_) | Form::SparseHalf(_) | Form::SparseInts(_) => Arithmetic::Float,
+        #[cfg(feature = "cuda")]
+        if let Some(StoredFormat::Ggml(_)) = self.unread() {
+            return Arithmetic::Int8;
+        }
+        match self.known() {
+            Some(Form::Blocks(_) | Form::Ints(_)) => Arithmetic::Int8,
+            Some(Form::SparseInts(_)) if grid != ActivationGrid::Float => Arithmetic::Int8,
+            Some(Form::Floats(_) | Form::SparseHalf(_) | Form::SparseInts(_)) | None => Arithmetic::Float,
         }
     }
 
     /// x (seq, `in_features`) f32 → (seq, `out_features`) f32 in `y`, which the caller has given that length.
-    pub(super) fn multiply(&self, x: &mut Inputs, grid: ActivationGrid, y: &mut [f32]) {
-        match self.form() {
+    ///
+    /// # Errors
+    /// When weights that are read now cannot be read.
+    pub(super) fn multiply(&self, x: &mut Inputs, grid: ActivationGrid, y: &mut [f32]) -> Result<(), NnError> {
+        match self.form()? {
             Form::Floats(floats) => floats.multiply(x.rounded(grid), y),
             Form::Blocks(blocks) => blocks.multiply(x.rows(), y),
             Form::Ints(ints) => ints.multiply(x.tokens(grid), y),
@@ -176,37 +243,37 @@ impl Matrix {
             Form::SparseInts(sparse) if grid == ActivationGrid::Float => sparse.multiply(x.values(), y),
             Form::SparseInts(sparse) => sparse.multiply_tokens(x.tokens(grid), y),
         }
+        Ok(())
     }
 
     /// Rows by number: (ids, `in_features`) f32 in `rows`.
-    pub(super) fn rows(&self, ids: &[u32], rows: &mut [f32]) {
+    ///
+    /// # Errors
+    /// As [`Self::multiply`].
+    pub(super) fn rows(&self, ids: &[u32], rows: &mut [f32]) -> Result<(), NnError> {
+        let form = self.form()?;
         for (id, row) in ids.iter().zip(rows.chunks_mut(self.shape[1])) {
-            self.row(*id as usize, row);
+            form.row(*id as usize, row);
         }
-    }
-
-    fn row(&self, id: usize, row: &mut [f32]) {
-        match self.form() {
-            Form::Floats(floats) => floats.row(id, row),
-            Form::Blocks(blocks) => blocks.row(id, row),
-            Form::Ints(ints) => ints.row(id, row),
-            Form::SparseHalf(sparse) => sparse.row(id, row),
-            Form::SparseInts(sparse) => sparse.row(id, row),
-        }
+        Ok(())
     }
 
     /// The f32 values, row by row.
-    pub(super) fn dequantize(&self) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// As [`Self::multiply`].
+    pub(super) fn dequantize(&self) -> Result<Vec<f32>, NnError> {
         #[cfg(feature = "cuda")]
         if self.form.get().is_none() {
-            return self.source.packed.dequantize();
+            return self.source.weights.dequantize();
         }
+        let form = self.form()?;
         let [rows, row_len] = self.shape;
         let mut weights = vec![0.0; rows * row_len];
         for (id, row) in weights.chunks_mut(row_len).enumerate() {
-            self.row(id, row);
+            form.row(id, row);
         }
-        weights
+        Ok(weights)
     }
 }
 

@@ -26,13 +26,15 @@ pub use attention::Attending;
 pub use block::{Attention, Block, Mlp};
 pub use cache::KvCache;
 pub use gradient::{GateGradients, gate_gradients};
+#[cfg(feature = "cuda")]
+pub use linear::StoredParts;
 pub use linear::{Linear, LinearParts, SharedFactors};
 pub use llama::{Llama, LlamaParts, Observer};
 pub use matrix::with_values;
 pub use probe::{Mark, Probe};
 pub use rotary::Rotary;
 #[cfg(feature = "cuda")]
-pub use source::{LinearSources, MatrixSource};
+pub use source::{LinearSources, MatrixSource, StoredWeights, Weights, WeightsIdentity};
 pub use work::{OfProduct, ProductWork, Work};
 
 /// A forward pass that failed.
@@ -63,4 +65,7 @@ pub enum NnError {
     /// A part of the model is missing.
     #[error("build the model: {0} is missing")]
     Missing(String),
+    /// Weights that are read when they are used cannot be read.
+    #[error(transparent)]
+    Stored(Box<dyn std::error::Error + Send + Sync>),
 }

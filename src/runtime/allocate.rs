@@ -136,7 +136,7 @@ impl Blocks<'_> {
     fn weights(self, member: &Member<'_>) -> Result<(Vec<f32>, [usize; 2]), RuntimeError> {
         let found = layers::find(self.base.model.parts(), member.layer);
         let found = found.ok_or_else(|| NnError::Missing(member.layer.path.0.clone()))?;
-        Ok((found.dequantize(), found.shape()))
+        Ok((found.dequantize()?, found.shape()))
     }
 }
 

@@ -179,7 +179,7 @@ impl<'a> Build<'a> {
         };
         let mut dense = Vec::new();
         for target in outline.targets.iter().filter(in_groups) {
-            let weights = self.dense_layer(target.layer)?.dequantize();
+            let weights = self.dense_layer(target.layer)?.dequantize()?;
             let (role, settings) = (target.layer.role, &target.settings);
             dense.push(DenseLayer { role, weights, shape: target.shape, settings });
         }
@@ -293,7 +293,7 @@ fn compress_one<'a, 'b>(
 ) -> Result<Task<'a, 'b>, RuntimeError> {
     let start = Instant::now();
     let role = target.layer.role;
-    let mut weights = dense.dequantize();
+    let mut weights = dense.dequantize()?;
     let columns = scales::column_scales(scales, role);
     scales::apply(&mut weights, target.shape[1], scales::row_scales(scales, role), columns);
     let divided;

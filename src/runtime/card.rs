@@ -1,16 +1,22 @@
 //! Models and texts on a card, as trials use them.
 
+mod stored;
+
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
+use candle_core::Tensor;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::cuda::{self, Device, Model, Reading, States, Text};
+use crate::checkpoint::Checkpoint;
+use crate::cuda::{self, CudaError, Device, Model, Reading, States, Text};
 use crate::device::CardCeilings;
 use crate::kernels::Divergence;
-use crate::nn::{Llama, Mark, Work};
+use crate::model::Layer;
+use crate::nn::{Linear, Llama, Mark, NnError, Work};
 use crate::runtime::calibrate::{BlockMoments, Way};
 use crate::runtime::place::{Scorer, Steps, Timed};
 use crate::runtime::timing::nanos;
@@ -39,8 +45,18 @@ impl Card {
         Ok(Self(Device::open(ordinal)?))
     }
 
-    pub(super) fn model(&self, host: &Llama) -> Result<CardModel, RuntimeError> {
-        Ok(CardModel(self.0.model(host)?))
+    pub(super) fn model(&self, host: &Llama, watch: &dyn Fn(u32, u32) -> bool) -> Result<CardModel, RuntimeError> {
+        Ok(CardModel(self.0.load(host, watch)?))
+    }
+
+    /// A layer as the checkpoint has it, whose weights are read when they are used.
+    pub(super) fn layer(
+        &self,
+        checkpoint: &Arc<Checkpoint>,
+        layer: &Layer,
+        bias: Option<Tensor>,
+    ) -> Result<Linear, RuntimeError> {
+        stored::layer(checkpoint, layer, bias)
     }
 
     pub(super) fn states(&self, model: &Llama, windows: &[Vec<u32>]) -> Result<CardStates, RuntimeError> {
@@ -80,6 +96,19 @@ impl CardStates {
         let found = self.0.through_block(model, block, reading, keep_going)?;
         let mut found = found.ok_or(RuntimeError::Cancelled)?;
         Ok(wanted.iter().filter_map(|input| Some((*input, found.remove(&input.made_by())?))).collect())
+    }
+}
+
+impl From<CudaError> for RuntimeError {
+    fn from(error: CudaError) -> Self {
+        match error {
+            CudaError::Ended => Self::Cancelled,
+            CudaError::Weights(error) => match error.downcast::<Self>() {
+                Ok(error) => *error,
+                Err(error) => Self::Nn(NnError::Stored(error)),
+            },
+            other => Self::Cuda(other),
+        }
     }
 }
 
@@ -196,10 +225,14 @@ mod tests {
     use crate::nn::toy::Toy;
     use crate::runtime::generate;
 
+    fn put(card: &Card, host: &Llama) -> CardModel {
+        card.model(host, &|_, _| true).unwrap()
+    }
+
     #[test]
     fn a_text_on_the_card_is_the_processor_s_and_ends_where_it_must() {
         let host = Toy::new(|_| {}).model();
-        let model = Card::emulated().model(&host).unwrap();
+        let model = put(&Card::emulated(), &host);
         let greedy = Sampling { temperature: 0.0, seed: 1 };
         let expected = generate(&host, &[1, 2, 3], 8, greedy, &|_| true).unwrap();
         assert_eq!(model.generate(&[1, 2, 3], 8, greedy, &|_| true).unwrap(), expected);
@@ -222,7 +255,7 @@ mod tests {
         }
         let other = other.model();
         let card = Card::emulated();
-        let (reference, variant) = (card.model(&host).unwrap(), card.model(&other).unwrap());
+        let (reference, variant) = (put(&card, &host), put(&card, &other));
         let tokens: Vec<u32> = (0..30).map(|i| i * 29 % 128).collect();
         let states = eval::reference_states(&host, &tokens).unwrap();
         let expected = eval::score_window(&host, &states, &other, &tokens).unwrap();
@@ -239,7 +272,7 @@ mod tests {
 
     #[test]
     fn steps_are_taken_again_after_a_truncation() {
-        let model = Card::emulated().model(&Toy::new(|_| {}).model()).unwrap();
+        let model = put(&Card::emulated(), &Toy::new(|_| {}).model());
         let mut text = model.text(6).unwrap();
         for _ in 0..2 {
             text.truncate(0).unwrap();

@@ -11,11 +11,13 @@ use crate::compress::{ActivationGrid, LowRankMatrix, PackedWeights, SparseMatrix
 use crate::model::{BlockShape, Layer, LayerRole, LlamaConfig, ModelFamily, StoredFormat};
 use crate::nn::{Attention, Block, Linear, LinearParts, Llama, LlamaParts, Mlp, NnError, Rotary};
 use crate::recipe::{AttentionSettings, Execution, KvCacheSettings};
-use crate::runtime::{RuntimeError, keys};
+use crate::runtime::{Place, RuntimeError, keys};
 
-/// Reads every tensor of the model. `progress` hears of layers done and in all, and ends the load by returning `false`.
+/// Reads every tensor of the model, but for a card the weights that can be read when they are used. `progress` hears of
+/// layers read and in all, and ends the load by returning `false`.
 pub(super) fn reference(
-    checkpoint: &Checkpoint,
+    checkpoint: &Arc<Checkpoint>,
+    place: &Place,
     device: &Device,
     progress: &dyn Fn(u32, u32) -> bool,
 ) -> Result<Llama, RuntimeError> {
@@ -24,10 +26,15 @@ pub(super) fn reference(
     let total = graph.layers.len() as u32;
     let mut layers = Layers::new();
     for (done, layer) in graph.layers.iter().enumerate() {
-        if !progress(done as u32, total) {
+        // Where zeros are left out, a card has the weights in another order than the file.
+        let linear = if let Some(card) = place.card().filter(|_| layer.sparse.is_none()) {
+            card.layer(checkpoint, layer, bias(checkpoint, layer, device)?)?
+        } else if progress(done as u32, total) {
+            linear(checkpoint, layer, device)?
+        } else {
             return Err(RuntimeError::Cancelled);
-        }
-        layers.insert((layer.block, layer.role), Arc::new(linear(checkpoint, layer, device)?));
+        };
+        layers.insert((layer.block, layer.role), Arc::new(linear));
     }
     let blocks = (0..config.n_blocks).map(|index| block(checkpoint, config, index, &layers, device));
     let parts = LlamaParts {
@@ -103,14 +110,17 @@ fn linear(checkpoint: &Checkpoint, layer: &Layer, device: &Device) -> Result<Lin
         }
         (whole, _) => dense(&whole[0].0)?,
     };
-    let bias = match layer.bias_len {
-        0 => None,
-        _ => Some(vector(checkpoint, &format!("{}.bias", layer.path), device)?),
-    };
-    let activations = ActivationGrid::Float;
+    let (bias, activations) = (bias(checkpoint, layer, device)?, ActivationGrid::Float);
     let (path, shape, execution) = (layer.path.clone(), layer.shape, Execution::Packed);
     let parts = LinearParts { path, packed, shape, execution, bias, activations };
     Ok(Linear::new(parts)?)
+}
+
+fn bias(checkpoint: &Checkpoint, layer: &Layer, device: &Device) -> Result<Option<Tensor>, RuntimeError> {
+    match layer.bias_len {
+        0 => Ok(None),
+        _ => Ok(Some(vector(checkpoint, &format!("{}.bias", layer.path), device)?)),
+    }
 }
 
 /// The weights of a dense tensor as the file holds them.

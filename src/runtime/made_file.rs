@@ -82,7 +82,7 @@ fn unchanged(work: Work<'_>, target: &Target<'_>, linear: &Linear) -> Result<Pac
         let entry = work.checkpoint.entry(&name).ok_or(NnError::Missing(name))?;
         return Ok(PackedWeights::Ggml { format, bytes: work.checkpoint.read(entry)? });
     }
-    let dense = linear.dequantize();
+    let dense = linear.dequantize()?;
     if layer.sparse.is_some() && target.settings.is_reference() {
         let sparse = load::sparse(work.checkpoint, layer)?;
         // What was cut, or is a mean of some, is no longer what the files have.

@@ -73,7 +73,7 @@ pub enum RuntimeError {
     /// A card cannot be used, or failed.
     #[cfg(feature = "cuda")]
     #[error(transparent)]
-    Cuda(#[from] crate::cuda::CudaError),
+    Cuda(crate::cuda::CudaError),
     /// The device does not exist in this build.
     #[error("open {device}: {reason}")]
     Device {

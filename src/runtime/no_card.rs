@@ -1,9 +1,14 @@
 //! In the place of `card.rs` where nothing opens cards: there is none, and never a model on it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use candle_core::Tensor;
+
+use crate::checkpoint::Checkpoint;
 use crate::device::{CardCeilings, DeviceSpec};
-use crate::nn::{Llama, Work};
+use crate::model::Layer;
+use crate::nn::{Linear, Llama, Work};
 use crate::runtime::calibrate::{BlockMoments, Way};
 use crate::runtime::place::{Scorer, Steps};
 use crate::runtime::{RuntimeError, Sampling};
@@ -26,7 +31,16 @@ impl Card {
         Err(RuntimeError::Device { device: DeviceSpec::Cuda { ordinal }.label(), reason })
     }
 
-    pub(super) fn model(&self, _host: &Llama) -> Result<CardModel, RuntimeError> {
+    pub(super) fn model(&self, _host: &Llama, _watch: &dyn Fn(u32, u32) -> bool) -> Result<CardModel, RuntimeError> {
+        match *self {}
+    }
+
+    pub(super) fn layer(
+        &self,
+        _checkpoint: &Arc<Checkpoint>,
+        _layer: &Layer,
+        _bias: Option<Tensor>,
+    ) -> Result<Linear, RuntimeError> {
         match *self {}
     }
 

@@ -19,7 +19,8 @@ pub struct Place {
     kind: Option<String>,
 }
 
-/// A model where its trials run. The processor's form is always there: variants are made from it.
+/// A model where its trials run. The host's is always there, for variants are made from it; beside a card, its weights
+/// are read when the host uses them.
 #[derive(Debug, Clone)]
 pub struct Placed {
     host: Arc<Llama>,
@@ -116,8 +117,30 @@ impl Place {
     /// # Errors
     /// When a part of it has no kernel on the card, or the card has no memory left.
     pub fn put(&self, host: &Arc<Llama>) -> Result<Placed, RuntimeError> {
-        let card = self.card.as_ref().map(|card| card.model(host)).transpose()?;
+        self.load(host, &|_, _| true)
+    }
+
+    /// [`Self::put`] of a model whose weights are read meanwhile, as those of [`ModelStore::load`] for a card. `progress`
+    /// hears of matrices read and in all, and ends the load by returning `false`; the processor has nothing left to read.
+    ///
+    /// [`ModelStore::load`]: crate::runtime::ModelStore::load
+    ///
+    /// # Errors
+    /// As [`Self::put`], and when weights cannot be read.
+    pub fn load(&self, host: &Arc<Llama>, progress: &dyn Fn(u32, u32) -> bool) -> Result<Placed, RuntimeError> {
+        let card = self.card.as_ref().map(|card| card.model(host, progress)).transpose()?;
         Ok(Placed { host: Arc::clone(host), card })
+    }
+
+    /// A card whose kernels run on the processor.
+    #[cfg(all(test, feature = "cuda"))]
+    pub(super) fn emulated() -> Self {
+        Self::on(Card::emulated()).expect("it has a kind")
+    }
+
+    /// The card, where there is one.
+    pub(super) fn card(&self) -> Option<&Card> {
+        self.card.as_ref()
     }
 
     /// The most bytes that models and texts took on the card since [`Self::forget_peak`]; `None` on the processor, whose

@@ -57,7 +57,7 @@ impl Base {
         let Some(&(first, first_layer)) = members.first() else { return Ok(()) };
         let mut weights = Vec::with_capacity(members.len());
         for (_, layer) in members {
-            weights.push(own(parts, layer)?.dequantize());
+            weights.push(own(parts, layer)?.dequantize()?);
         }
         let weights: Vec<&[f32]> = weights.iter().map(Vec::as_slice).collect();
         let original = own(parts, first_layer)?;
@@ -193,7 +193,7 @@ impl Group<'_> {
         let failed = keys::of_layer(&first.path);
         let mut weights = Vec::with_capacity(self.members.len());
         for (_, layer) in &self.members {
-            weights.push(own(parts, layer)?.dequantize());
+            weights.push(own(parts, layer)?.dequantize()?);
         }
         let shape @ [rows, row_len] = own(parts, first)?.shape();
         let rank = basis_rank(shape, self.members.len(), self.sharing.ratio.unwrap_or(1.0));

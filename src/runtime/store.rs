@@ -28,7 +28,7 @@ const MIN_CACHE_BYTES: u64 = 48 << 20;
 /// A model: the reference's layers, and compressed ones kept between trials.
 #[derive(Debug)]
 pub struct ModelStore {
-    checkpoint: Checkpoint,
+    checkpoint: Arc<Checkpoint>,
     device: Device,
     place: Place,
     reference: Arc<Llama>,
@@ -37,8 +37,9 @@ pub struct ModelStore {
 }
 
 impl ModelStore {
-    /// Opens the device that `spec` names, then reads every tensor into the memory of the host. `progress` hears of layers
-    /// done and in all, and ends the load by returning `false`.
+    /// Opens the device that `spec` names, then reads every tensor into the memory of the host; for a card, the weights of
+    /// layers are read when they are used, as by [`Place::load`]. `progress` hears of layers read and in all, and ends the
+    /// load by returning `false`.
     ///
     /// # Errors
     /// When the device cannot be opened, or a tensor cannot be had.
@@ -49,8 +50,17 @@ impl ModelStore {
     ) -> Result<Self, RuntimeError> {
         // A card that cannot be opened says so before a large model is read.
         let place = Place::open(spec)?;
-        let device = device::open(spec);
-        let reference = Arc::new(load::reference(&checkpoint, &device, progress)?);
+        Self::on(place, checkpoint, device::open(spec), progress)
+    }
+
+    fn on(
+        place: Place,
+        checkpoint: Checkpoint,
+        device: Device,
+        progress: &dyn Fn(u32, u32) -> bool,
+    ) -> Result<Self, RuntimeError> {
+        let checkpoint = Arc::new(checkpoint);
+        let reference = Arc::new(load::reference(&checkpoint, &place, &device, progress)?);
         let held: u64 = reference.layers().map(|layer| layer.held_bytes()).sum();
         let layers = LayerCache::new(MIN_CACHE_BYTES.max(held / 10));
         Ok(Self { checkpoint, device, place, reference, layers, files: None })
@@ -65,7 +75,7 @@ impl ModelStore {
 
     /// The same with its variants on `place`.
     #[cfg(all(test, feature = "cuda"))]
-    fn on(mut self, place: Place) -> Self {
+    fn moved_to(mut self, place: Place) -> Self {
         self.place = place;
         self
     }
@@ -209,7 +219,7 @@ impl ModelStore {
             };
             let own = LinearParts {
                 path: layer.path.clone(),
-                packed: PackedWeights::F32(linear.dequantize()),
+                packed: PackedWeights::F32(linear.dequantize()?),
                 shape: linear.shape(),
                 execution: Execution::Simulated,
                 bias: linear.bias().cloned(),
@@ -226,7 +236,10 @@ impl ModelStore {
 #[path = "store_tests.rs"]
 mod tests;
 
-#[cfg(test)]
-#[cfg(feature = "cuda")]
+#[cfg(all(test, feature = "cuda"))]
 #[path = "store_card_tests.rs"]
 mod card_tests;
+
+#[cfg(all(test, feature = "cuda"))]
+#[path = "stored_tests.rs"]
+mod stored_tests;

@@ -7,10 +7,9 @@ use super::tests::{GPTQ, Until, difference, logits, open, plan, store, text as l
 use super::*;
 use crate::nn::toy::Toy;
 use crate::runtime::calibrate::{Input, Walk};
-use crate::runtime::card::Card;
 
 fn card() -> Place {
-    Place::on(Card::emulated()).unwrap()
+    Place::emulated()
 }
 
 /// 256 tokens: more than any input has features.
@@ -38,7 +37,7 @@ fn error_difference(a: &Variant, b: &Variant) -> f64 {
 /// `bound` is relative, of the layers' errors; the model of the variant is given with that of the processor.
 fn check(recipe: &str, bound: f64) -> [Arc<Llama>; 2] {
     let toy = Toy::new(|config| (config.attention_bias, config.mlp_bias) = (true, true));
-    let (mut host, mut on_card) = (open(&toy), open(&toy).on(card()));
+    let (mut host, mut on_card) = (open(&toy), open(&toy).moved_to(card()));
     let (expected, found) = (build(&mut host, recipe), build(&mut on_card, recipe));
     assert!(on_card.reference().layers().all(|layer| !layer.is_made()), "{recipe}: only the card multiplies");
     let error = error_difference(&found, &expected);
@@ -76,7 +75,7 @@ fn every_kind_of_calibration_runs_on_a_card() {
         "[default]\nsparsity = { method = \"wanda\", fraction = 0.5, allocation = \"owl\" }",
         "[default]\nlow_rank = { ratio = 0.5 }",
     ] {
-        let (mut host, mut on_card) = (store(), store().on(card()));
+        let (mut host, mut on_card) = (store(), store().moved_to(card()));
         let [expected, found] = [&mut host, &mut on_card].map(|store| logits(&build(store, recipe).model));
         let worst = difference(&found, &expected);
         assert!(worst <= 5e-3, "{recipe}: {worst}");
@@ -88,7 +87,7 @@ fn sums_of_a_card_and_of_the_processor_are_kept_apart() {
     let dir = tempfile::tempdir().unwrap();
     let made = |place: Option<Place>| {
         let store = in_folder(store(), dir.path());
-        let mut store = if let Some(place) = place { store.on(place) } else { store };
+        let mut store = if let Some(place) = place { store.moved_to(place) } else { store };
         let variant = build(&mut store, GPTQ);
         (variant.compressed_layers(), variant.calibrated.unwrap().read_blocks, logits(&variant.model))
     };
@@ -102,10 +101,10 @@ fn sums_of_a_card_and_of_the_processor_are_kept_apart() {
 fn a_walk_on_a_card_ends_where_it_is_cancelled_and_gives_its_memory_back() {
     let plan = plan(&store(), GPTQ);
     let whole = Until(AtomicU32::new(0), u32::MAX);
-    store().on(card()).build(&plan, Some(&text()), &whole).unwrap();
+    store().moved_to(card()).build(&plan, Some(&text()), &whole).unwrap();
     let steps = whole.0.into_inner();
     for step in [0, 1, steps / 2, steps - 1] {
-        let mut store = store().on(card());
+        let mut store = store().moved_to(card());
         let refused = store.build(&plan, Some(&text()), &Until(AtomicU32::new(0), step)).unwrap_err();
         assert!(matches!(refused, RuntimeError::Cancelled), "{refused}");
         // What is counted from now on is what is there.

@@ -136,7 +136,7 @@ impl Cutter<'_> {
         if let (Some(attention), Some(cut)) = (&block.attention, cuts[0].1) {
             let (moments, n_groups) = (moments.get(&Input::Heads), attention.n_kv_heads);
             let scores = match cut.score {
-                ChannelScore::WeightNorm => norms(&[&attention.q, &attention.k, &attention.v], &attention.o, n_groups),
+                ChannelScore::WeightNorm => norms(&[&attention.q, &attention.k, &attention.v], &attention.o, n_groups)?,
                 ChannelScore::ActivationNorm => activation_norms(moments.ok_or(RuntimeError::NoText)?, n_groups),
                 ChannelScore::Taylor => sum_units(&self.taylor()?.heads[index], n_groups),
             };
@@ -148,7 +148,7 @@ impl Cutter<'_> {
         if let (Some(mlp), Some(cut)) = (&block.mlp, cuts[1].1) {
             let (moments, n_channels) = (moments.get(&Input::Channels), before.intermediate_size);
             let scores = match cut.score {
-                ChannelScore::WeightNorm => norms(&[&mlp.gate, &mlp.up], &mlp.down, n_channels),
+                ChannelScore::WeightNorm => norms(&[&mlp.gate, &mlp.up], &mlp.down, n_channels)?,
                 ChannelScore::ActivationNorm => activation_norms(moments.ok_or(RuntimeError::NoText)?, n_channels),
                 ChannelScore::Taylor => self.taylor()?.channels[index].clone(),
             };
@@ -228,7 +228,7 @@ impl Cutter<'_> {
     /// A layer with these of its outputs, and its bias with them.
     fn rows(&self, layer: &Linear, kept: &[usize]) -> Result<Arc<Linear>, RuntimeError> {
         let row_len = layer.shape()[1];
-        let weights = select_rows(&layer.dequantize(), row_len, kept);
+        let weights = select_rows(&layer.dequantize()?, row_len, kept);
         let bias = layer.bias().map(|bias| layers::select(bias, kept, self.work.device)).transpose()?;
         dense_layer(layer, weights, [kept.len(), row_len], bias)
     }
@@ -251,10 +251,10 @@ fn add(sum: &mut [Vec<f64>], found: &[Vec<f64>]) {
 }
 
 /// The norms of the weights that make and read each of `n_units`.
-fn norms(makers: &[&Arc<Linear>], reader: &Linear, n_units: usize) -> Vec<f64> {
-    let makers: Vec<_> = makers.iter().map(|maker| maker.dequantize()).collect();
+fn norms(makers: &[&Arc<Linear>], reader: &Linear, n_units: usize) -> Result<Vec<f64>, RuntimeError> {
+    let makers = makers.iter().map(|maker| maker.dequantize()).collect::<Result<Vec<_>, _>>()?;
     let makers: Vec<&[f32]> = makers.iter().map(Vec::as_slice).collect();
-    weight_norms(&makers, &reader.dequantize(), reader.shape()[0], n_units)
+    Ok(weight_norms(&makers, &reader.dequantize()?, reader.shape()[0], n_units))
 }
 
 impl KeptParts {
@@ -265,7 +265,7 @@ impl KeptParts {
         kept: &[usize],
         moments: Option<&Moments>,
     ) -> Result<Vec<f32>, RuntimeError> {
-        let dense = layer.dequantize();
+        let dense = layer.dequantize()?;
         let Some(moments) = moments else { return Ok(select_columns(&dense, layer.shape()[1], kept)) };
         let found = least_squares_update(&dense, layer.shape(), moments, kept);
         let Survivors { weights, notes } = found.map_err(keys::of_layer(layer.path()))?;

@@ -231,3 +231,34 @@ fn the_peak_of_a_trial_is_its_own() {
     assert!(large > alone, "a variant beside the reference takes more: {large} {alone}");
     assert_eq!(peak(run(&mut handle, &small)), alone);
 }
+
+#[test]
+fn a_model_whose_files_are_damaged_is_a_result() {
+    let toy = Toy::new();
+    let path = toy.path().join("model.safetensors");
+    let whole = std::fs::read(&path).unwrap();
+    let trial = |number, recipe: &str| toy.quality(number, &shipped(recipe), CARD);
+
+    // The last weight of the last matrix, which the norm of the output follows.
+    let (mut broken, place) = (whole.clone(), whole.len() - 32 * 4 - 4);
+    broken[place..place + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, broken).unwrap();
+    let failed = run(&mut toy.handle(""), &trial(0, "q8_0"));
+    let reason = "weight 2047 of model.layers.1.mlp.down_proj.weight is not finite";
+    assert_failed(&failed, FailureKind::Model, reason, "not a number");
+
+    // A file that is cut off while the worker has it open.
+    std::fs::write(&path, &whole).unwrap();
+    let mut handle = toy.handle("");
+    let mut loaded = Vec::new();
+    let first = run_with(&mut handle, &trial(0, "q8_0"), |_, event| {
+        if let StudyEvent::Progress { phase: Phase::Load, done, total, .. } = event {
+            loaded.push((*done, *total));
+        }
+    });
+    assert!(matches!(first.outcome, Outcome::Done(_)), "{first:?}");
+    assert!(loaded.is_sorted() && loaded.iter().all(|(_, total)| *total == 15), "matrices: {loaded:?}");
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(whole.len() as u64 / 2).unwrap();
+    let failed = run(&mut handle, &trial(1, "q4_0"));
+    assert_failed(&failed, FailureKind::Model, "file changed while being read", "cut off");
+}

@@ -18,7 +18,7 @@ EXPORT void trimtab_twin_holds(int card, size_t* bytes, size_t* things) {
     const auto found = contexts.find(card);
     *bytes = found == contexts.end() ? 0 : found->second->allocated;
     *things = objects<Stream>.size() + objects<Module>.size() + objects<Event>.size() + objects<Graph>.size() +
-              objects<Executable>.size();
+              objects<Executable>.size() + objects<Pinned>.size();
 }
 
 // Takes the place of `TRIMTAB_TWIN`, before anything else or after everything.
@@ -136,6 +136,7 @@ API cuDevicePrimaryCtxRelease_v2(int device) {
     std::erase_if(objects<Stream>, [&](auto& entry) { return entry.second->context == &context; });
     std::erase_if(objects<Event>, [&](auto& entry) { return entry.second->context == &context; });
     std::erase_if(objects<Module>, [&](auto& entry) { return entry.second->context == &context; });
+    std::erase_if(objects<Pinned>, [&](auto& entry) { return entry.second->context == &context; });
     std::erase_if(objects<Executable>, [&](auto& entry) { return entry.second->context == &context; });
     // A fault stays for as long as the process does: the same context comes back.
     return SUCCESS;
@@ -263,6 +264,25 @@ API cuMemFree_v2(uint64_t address) {
     current->allocated -= (found->second.bytes + GRANULE - 1) / GRANULE * GRANULE;
     current->memory.erase(found);
     return SUCCESS;
+}
+
+API cuMemHostAlloc(void** address, size_t bytes, unsigned flags) {
+    GUARD;
+    if (int error = enter_alone()) return error;
+    if (bytes == 0 || flags) return INVALID_VALUE;
+    Pinned made{current, std::unique_ptr<char[]>(new (std::nothrow) char[bytes])};
+    if (!made.memory) return OUT_OF_MEMORY;
+    std::memset(made.memory.get(), UNSET, bytes);
+    *address = made.memory.get();
+    objects<Pinned>.emplace(*address, std::make_unique<Pinned>(std::move(made)));
+    return SUCCESS;
+}
+
+API cuMemFreeHost(void* address) {
+    GUARD;
+    for (auto& [_, stream] : objects<Stream>)
+        if (!stream->waiting.empty() && !stream->context->fault) refuse("pinned memory is given back before it was copied");
+    return drop<Pinned>(address);
 }
 
 API cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, void* stream) {

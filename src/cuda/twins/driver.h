@@ -128,6 +128,10 @@ struct Event {
     Context* context;
     std::shared_ptr<Moment> moment;
 };
+struct Pinned {
+    Context* context;
+    std::unique_ptr<char[]> memory;
+};
 struct Graph { Operations steps; };
 struct Executable {
     Context* context;

@@ -79,7 +79,7 @@ impl TrialExecutor {
             let is_model = !matches!(self.source, ModelSource::Shape { .. });
             let files = self.files.as_deref().filter(|_| is_model);
             let store = store.with_files(files.and_then(open_files));
-            let reference = store.place().put(store.reference()).map_err(failure)?;
+            let reference = store.place().load(store.reference(), &progress).map_err(failure)?;
             self.open = Some(Open {
                 store,
                 reference,
@@ -327,7 +327,7 @@ fn failure(error: RuntimeError) -> Failure {
     let kind = match &error {
         RuntimeError::Checkpoint(_)
         | RuntimeError::BrokenWeight { .. }
-        | RuntimeError::Nn(NnError::Missing(_) | NnError::Shape(_)) => FailureKind::Model,
+        | RuntimeError::Nn(NnError::Missing(_) | NnError::Shape(_) | NnError::Stored(_)) => FailureKind::Model,
         RuntimeError::Compress { .. } | RuntimeError::Device { .. } | RuntimeError::NoText => FailureKind::Recipe,
         RuntimeError::NonFinite { .. } => FailureKind::NonFinite,
         RuntimeError::Cancelled => FailureKind::Cancelled,
@@ -358,6 +358,8 @@ fn card_failure(error: &crate::cuda::CudaError) -> FailureKind {
         CudaError::Fault(_) | CudaError::Lost(_) | CudaError::Refused(_) => FailureKind::Device,
         CudaError::Unsupported(_) => FailureKind::Recipe,
         CudaError::Tokens(_) => FailureKind::Data,
+        CudaError::Weights(_) => FailureKind::Model,
+        CudaError::Ended => FailureKind::Cancelled,
     }
 }
 

@@ -165,7 +165,7 @@ fn a_made_variant_gives_its_logits_again() {
 fn reference(checkpoint: &Checkpoint) -> Vec<Vec<f32>> {
     let copy = open(checkpoint.source().path()).unwrap();
     let store = ModelStore::load(copy, DeviceSpec::Cpu { threads: 1 }, &|_, _| true).unwrap();
-    store.reference().layers().map(|layer| layer.dequantize()).collect()
+    store.reference().layers().map(|layer| layer.dequantize().unwrap()).collect()
 }
 
 #[test]
