@@ -122,7 +122,7 @@ fn row(ran: &Ran) -> Vec<String> {
         units::duration(decode.latency_secs.value),
         ratio(decode),
     ];
-    let share = |limits: DecodeLimits| units::percent(limits.bytes_secs() / decode.latency_secs.value);
+    let share = |limits: DecodeLimits| units::percent(limits.bandwidth_share(decode.latency_secs.value));
     cells.extend(speed.limits.map(share));
     cells
 }
@@ -169,7 +169,7 @@ fn limits_json(limits: DecodeLimits, token_secs: f64) -> Value {
         "bytes_per_token": limits.bytes_per_token,
         "memory": limits.memory.label(),
         "bytes_per_second": limits.bytes_per_second,
-        "bandwidth_share": limits.bytes_secs() / token_secs,
+        "bandwidth_share": limits.bandwidth_share(token_secs),
         "launches_per_token": limits.launches_per_token,
         "launch_secs": limits.launch_secs,
         "launch_share": limits.launches_secs() / token_secs,
@@ -180,7 +180,7 @@ fn limits_text(limits: DecodeLimits, token_secs: f64) -> String {
     format!(
         "decode reads {} a token: {} of the {} measured ({}); its {} launches of {} take {} of its time",
         units::bytes(limits.bytes_per_token),
-        units::percent(limits.bytes_secs() / token_secs),
+        units::percent(limits.bandwidth_share(token_secs)),
         units::per_second(limits.bytes_per_second, "B/s"),
         limits.memory.label(),
         units::count(limits.launches_per_token),

@@ -1,5 +1,7 @@
 //! `trimtab profile`: where the time of a variant's passes goes, and what limits it.
 
+use std::path::Path;
+
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
@@ -34,6 +36,10 @@ const GROUPS: [Column; 4] = [words("part"), numbers("time"), numbers("share"), w
 pub(super) fn run(args: &ProfileArgs, out: &mut Out) -> anyhow::Result<Verdict> {
     if let Some(path) = args.trace.as_deref().filter(|path| !args.replace && path.symlink_metadata().is_ok()) {
         bail!("{} exists; --replace writes over it", quoted(path));
+    }
+    let folder = args.trace.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        bail!("{}: there is no such folder to write the trace into", quoted(folder));
     }
     let checkpoint = open::model_or_shape(&args.model)?;
     let max_context = u32::try_from(checkpoint.graph().family.max_context()).unwrap_or(u32::MAX);

@@ -157,6 +157,13 @@ impl Row {
         self.number("decode_tokens", speed.map(|speed| speed.decode_tokens));
         self.phase("prefill", speed.map(|speed| &speed.prefill));
         self.phase("decode", speed.map(|speed| &speed.decode));
+        // What a card's measured ceilings say of a decoded token; none on a processor.
+        let limits = speed.and_then(|speed| Some((speed.limits?, speed.decode.latency_secs.value)));
+        self.number("decode_bytes_per_token", limits.map(|(limits, _)| limits.bytes_per_token));
+        self.number("decode_ceiling_bytes_per_second", limits.map(|(limits, _)| limits.bytes_per_second));
+        self.number("decode_bandwidth_share", limits.map(|(limits, secs)| limits.bandwidth_share(secs)));
+        self.number("decode_launches_per_token", limits.map(|(limits, _)| limits.launches_per_token));
+        self.number("decode_launch_share", limits.map(|(limits, secs)| limits.launches_secs() / secs));
         // Speed and resident memory of a simulated variant are those of f32: the column says so beside them.
         self.number("simulated_layers", measurements.map(|measurements| measurements.simulated_layers));
         let products = measurements.map(|measurements| {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::export::report::fixtures::small_study;
-use crate::study::{Energy, EnergySource};
+use crate::study::{DecodeLimits, Energy, EnergySource, MemoryLevel};
 
 const NAMES: [&str; 5] = ["=1+1", "comma, \"quote\"", "line\nbreak", "-minus", "plain"];
 
@@ -103,6 +103,33 @@ fn energy_is_in_joules_and_its_absence_has_a_reason() {
     let line = json_lines(&study).lines().nth(1).map(str::to_owned).unwrap();
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();
     assert_eq!(line["outcome"]["done"]["energy"]["trial_joules"], 1234.5);
+}
+
+#[test]
+fn a_card_s_limits_stand_beside_the_speed_of_decoding() {
+    let mut study = small_study(NAMES);
+    let state = &mut study.trials.get_mut(&TrialId(1)).unwrap().state;
+    let TrialState::Finished { outcome: Outcome::Done(measured), .. } = state else { panic!("it is done") };
+    let speed = measured.speed.as_mut().unwrap();
+    speed.decode.latency_secs.value = 0.001;
+    speed.limits = Some(DecodeLimits {
+        bytes_per_token: 2_000_000_000,
+        memory: MemoryLevel::Main,
+        bytes_per_second: 4e12,
+        launches_per_token: 100,
+        launch_secs: 2e-6,
+    });
+    let rows = parse(&csv(&study));
+    for (row, column, expected) in [
+        (1, "decode_bytes_per_token", "2000000000"),
+        (1, "decode_ceiling_bytes_per_second", "4000000000000"),
+        (1, "decode_bandwidth_share", "0.5"),
+        (1, "decode_launches_per_token", "100"),
+        (1, "decode_launch_share", "0.19999999999999998"),
+        (2, "decode_bandwidth_share", ""),
+    ] {
+        assert_eq!(cell(&rows, row, column), expected, "row {row}, {column}");
+    }
 }
 
 #[test]

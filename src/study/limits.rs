@@ -33,10 +33,15 @@ impl DecodeLimits {
         self.launches_per_token as f64 * self.launch_secs
     }
 
+    /// How much of the memory's measured bandwidth a token of so many seconds reaches, 0 to 1.
+    pub fn bandwidth_share(&self, token_secs: f64) -> f64 {
+        self.bytes_secs() / token_secs
+    }
+
     /// What the reader of a token's time must know: that bytes do not set it.
     pub fn caution(&self, token_secs: f64) -> Option<Caution> {
         (token_secs > FAR_FROM_BANDWIDTH * self.bytes_secs()).then(|| Caution::FarFromBandwidth {
-            bandwidth_share: self.bytes_secs() / token_secs,
+            bandwidth_share: self.bandwidth_share(token_secs),
             launches: self.launches_per_token,
             launch_share: self.launches_secs() / token_secs,
         })

@@ -82,7 +82,7 @@ fn mistakes_end_with_two_and_words_on_standard_error() {
     let ct = ["export", MODEL, "--calibration", CALIBRATION, "--recipe", "int3.toml", "--format"];
     let (ct, gguf) =
         ([&ct[..], &["compressed-tensors", "--out", "ct"]].concat(), [&ct[..], &["gguf", "--out", "x.gguf"]].concat());
-    let cases: [(&[&str], &str); 26] = [
+    let cases: [(&[&str], &str); 27] = [
         (&no_text, "calibration"),
         (&absent_text, "absent.jsonl"),
         (&empty_text, "the file is empty"),
@@ -104,6 +104,7 @@ fn mistakes_end_with_two_and_words_on_standard_error() {
         (&["profile", MODEL, "--context", "256"], "one more token"),
         (&["profile", MODEL, "--prompt", "257"], "prompt 257"),
         (&["profile", MODEL, "--replace"], "--trace"),
+        (&["profile", MODEL, "--trace", "absent/trace.json"], "no such folder"),
         (&["eval", MODEL, "--data", DATA, "--context", "257"], "context is 256"),
         (&["bench", MODEL, "--prompt", "300", "--decode", "400"], "2 problems"),
         (&["sweep", "empty.toml", "--out", "empty.study"], "budget.trials 0"),

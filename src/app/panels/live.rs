@@ -22,6 +22,8 @@ type LiveKey = (StudyKey, Source, [usize; 2], usize);
 
 /// Width of a plot from which legends say how many samples there are, in points.
 const ROOMY: f32 = 320.0;
+/// Width below which nobody could read a trial's name, in points.
+const LEGIBLE: f32 = 32.0;
 
 /// Latency sample by sample.
 #[derive(Debug, Default)]
@@ -322,7 +324,7 @@ fn quality_ui(ui: &mut Ui, model: &Convergence, newest: &str, words: &LiveWords)
     let plot = paint::plot("quality", tokens)
         .set_margin_fraction(vec2(0.02, 0.12))
         .custom_x_axes(vec![paint::x_axis(tokens)])
-        .custom_y_axes(vec![paint::y_axis(tokens).formatter(|mark, _| tick(mark.value))]);
+        .custom_y_axes(vec![paint::y_axis(tokens)]);
     let shown = plot.show(ui, |plot_ui| {
         let band = FilledArea::new("", &model.xs, &model.low, &model.high).fill_color(tokens.band(tokens.variant));
         plot_ui.add(band.allow_hover(false));
@@ -342,15 +344,6 @@ fn quality_ui(ui: &mut Ui, model: &Convergence, newest: &str, words: &LiveWords)
     at = line_legend(&painter, at, tokens.variant, &text, tokens);
     if let Some(limit) = model.limit {
         line_legend(&painter, at, tokens.bad, &(words.limit)(&significant(limit, 3)), tokens);
-    }
-}
-
-fn tick(value: f64) -> String {
-    let text = significant((value * 1e12).round() / 1e12, 4);
-    if text.contains('.') && !text.contains('e') {
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    } else {
-        text
     }
 }
 
@@ -381,10 +374,16 @@ fn source_ui(cx: &ViewContext<'_>, ui: &mut Ui, (source, series): (Source, Serie
         if button.accessible_name(words.copy_hint).on_hover_text(words.copy_hint).clicked() {
             cx.send(Command::Copy(csv(cx.study, source, series)));
         }
+        ui.add_space(ui.spacing().item_spacing.x);
         ui.with_layout(Layout::left_to_right(Align::Center), |ui| {
-            ui.label(egui::RichText::new(glyph).size(9.0).color(color)).on_hover_text(state);
             let title = card::title(cx.study, source.trial());
-            ui.add(egui::Label::new(quiet(title, tokens)).truncate());
+            let sign = ui.label(egui::RichText::new(glyph).size(9.0).color(color));
+            let whole = format!("{title}: {state}");
+            sign.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Label, true, &whole));
+            sign.on_hover_text(&whole);
+            if ui.available_width() >= LEGIBLE {
+                ui.add(egui::Label::new(quiet(title, tokens)).truncate());
+            }
         });
     });
 }

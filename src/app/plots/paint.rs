@@ -4,7 +4,7 @@ use egui::text::{LayoutJob, TextFormat};
 use egui::{
     Align, Align2, Color32, FontId, Layout, Painter, PointerButton, Pos2, Rect, RichText, Sense, Stroke, Ui, vec2,
 };
-use egui_plot::{AxisHints, Plot, PlotPoint, PlotTransform};
+use egui_plot::{AxisHints, GridMark, Plot, PlotPoint, PlotTransform};
 
 use crate::app::plots::metrics::Cell;
 use crate::app::plots::scale::linear_marks;
@@ -46,9 +46,18 @@ pub fn plot<'a>(id: impl egui::AsIdSalt, tokens: &Tokens) -> Plot<'a> {
         .sense(Sense::click_and_drag())
 }
 
+/// The number of a mark of `linear_marks`, with the decimals that tell it from its neighbours.
+fn tick(mark: GridMark) -> String {
+    let decimals = -(mark.step_size.log10() + 1e-9).floor();
+    let decimals = if decimals.is_finite() { decimals.clamp(0.0, 12.0) as usize } else { 0 };
+    let text = format!("{:.decimals$}", mark.value);
+    if text.trim_start_matches(['-', '0', '.']).is_empty() { "0".to_owned() } else { text }
+}
+
 /// A horizontal axis with small, quiet numbers.
 pub fn x_axis<'a>(tokens: &Tokens) -> AxisHints<'a> {
     AxisHints::new_x()
+        .formatter(|mark, _| tick(mark))
         .label_spacing(34.0..=50.0)
         .tick_label_color(tokens.text_weak)
         .tick_label_font(FontId::monospace(SMALL))
@@ -57,6 +66,7 @@ pub fn x_axis<'a>(tokens: &Tokens) -> AxisHints<'a> {
 /// A vertical axis with small, quiet numbers.
 pub fn y_axis<'a>(tokens: &Tokens) -> AxisHints<'a> {
     AxisHints::new_y()
+        .formatter(|mark, _| tick(mark))
         .tick_label_color(tokens.text_weak)
         .tick_label_font(FontId::monospace(SMALL))
         .min_thickness(30.0)
@@ -189,6 +199,23 @@ pub fn in_view(transform: &PlotTransform, point: &PlotPoint) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neighbouring_marks_have_different_numbers() {
+        let cases = [
+            (0.5, ["0", "0.5", "1.0", "1.5"]),
+            (0.2, ["0", "0.2", "0.4", "0.6"]),
+            (0.05, ["0", "0.05", "0.10", "0.15"]),
+            (0.001, ["0", "0.001", "0.002", "0.003"]),
+            (2.0, ["0", "2", "4", "6"]),
+            (500.0, ["0", "500", "1000", "1500"]),
+        ];
+        for (step_size, expected) in cases {
+            let texts = [0.0, 1.0, 2.0, 3.0].map(|n| tick(GridMark { value: n * step_size, step_size }));
+            assert_eq!(texts, expected);
+        }
+        assert_eq!(tick(GridMark { value: -0.0, step_size: 0.1 }), "0");
+    }
 
     #[test]
     fn labels_do_not_cover_each_other_and_stay_inside() {

@@ -63,6 +63,8 @@ pub struct ProfileWords {
     pub operation: fn(Operation) -> &'static str,
     pub group: fn(OperationGroup) -> &'static str,
     pub bound: fn(Bound) -> &'static str,
+    /// Where there is little room.
+    pub bound_short: fn(Bound) -> &'static str,
     /// Share of the time, what is reached and the ceiling over it where there are such, and the cost of a launch.
     pub bottleneck: fn(Bound, &str, Option<[&str; 2]>, &str) -> String,
     pub ceilings: fn(&str) -> String,
@@ -129,6 +131,14 @@ impl ProfileWords {
         operation: Operation::name,
         group: OperationGroup::name,
         bound: Bound::name,
+        bound_short: |bound| match bound {
+            Bound::Memory => "memory",
+            Bound::Cache => "cache",
+            Bound::Compute => "compute",
+            Bound::Overhead => "overhead",
+            Bound::Launches => "launches",
+            Bound::Host => "host",
+        },
         bottleneck: |bound, time, figures, launch| {
             let figures = figures.map_or_else(String::new, |[reached, ceiling]| format!(" at {reached} of {ceiling}"));
             match bound {

@@ -3,7 +3,8 @@
 use crate::export::report::making;
 use crate::export::report::svg::{escape, push};
 use crate::study::{
-    Energy, Estimate, Measurements, Objective, Outcome, PhaseSpeed, Study, Trial, TrialId, TrialState, pareto_front,
+    DecodeLimits, Energy, Estimate, Measurements, Objective, Outcome, PhaseSpeed, Study, Trial, TrialId, TrialState,
+    pareto_front,
 };
 use crate::units;
 
@@ -208,6 +209,7 @@ fn facts(trial: &Trial) -> Vec<(&'static str, String)> {
     if let Some(speed) = &measurements.speed {
         facts.push(("Prefill", latency(&speed.prefill, speed.prompt_tokens)));
         facts.push(("Decode", latency(&speed.decode, speed.decode_tokens)));
+        facts.extend(speed.limits.map(|limits| ("Bandwidth", bandwidth(limits, speed.decode.latency_secs.value))));
     }
     let products: Vec<String> =
         measurements.products.iter().map(|(product, layers)| format!("{product} ({layers} layers)")).collect();
@@ -235,6 +237,18 @@ fn latency(phase: &PhaseSpeed, tokens: u32) -> String {
     text.extend(phase.p99_secs.map(|secs| format!(", p99 {}", units::duration(secs))));
     push(&mut text, format_args!("; {} samples", units::count(phase.samples_nanos.len() as u64)));
     text
+}
+
+/// How near decoding comes to the card's memory.
+fn bandwidth(limits: DecodeLimits, token_secs: f64) -> String {
+    format!(
+        "a decoded token reads {} and reaches {} of the {} that were measured; {} launches take {} of its time",
+        units::bytes(limits.bytes_per_token),
+        units::percent(limits.bandwidth_share(token_secs)),
+        units::per_second(limits.bytes_per_second, "B/s"),
+        units::count(limits.launches_per_token),
+        units::percent(limits.launches_secs() / token_secs),
+    )
 }
 
 fn conditions(conditions: &crate::study::Conditions) -> String {

@@ -89,13 +89,14 @@ fn row_ui(shown: &Shown<'_>, ui: &mut Ui, index: usize, (operation, effort): &(O
         time if rect.width() < NARROW => time,
         time => format!("{time} {:>6}", percent_short(share)),
     };
+    let bound = if rect.width() < NARROW { words.bound_short } else { words.bound };
     let texts = [
         name.to_owned(),
         time,
         giga(effort.flops_per_second().filter(|rate| *rate > 0.0)),
         giga(effort.bytes_per_second()),
         effort.ceiling_share().map_or_else(String::new, percent_short),
-        (words.bound)(effort.bound()).to_owned(),
+        bound(effort.bound()).to_owned(),
     ];
     let painter = ui.painter().with_clip_rect(rect.intersect(ui.clip_rect()));
     for ((text, (place, align)), column) in texts.into_iter().zip(PLACES).zip(Column::ALL) {
