@@ -11,7 +11,7 @@ use crate::cuda::linear::{Linear, Uploaded, vector};
 use crate::cuda::pass::Frame;
 use crate::model::{HiddenAct, LlamaConfig, RopeOrder};
 use crate::nn::{self, MatrixSource};
-use crate::recipe::KvFormat;
+use crate::recipe::{KvCacheSettings, KvFormat};
 
 /// The widest head that the kernels of attention have room for.
 const MAX_HEAD: usize = 256;
@@ -32,10 +32,7 @@ pub struct Model {
 /// What kernels are told of a model.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Settings {
-    /// In names of kernels.
-    pub(super) cache: &'static str,
-    /// Bytes of a number in the cache.
-    pub(super) cache_width: usize,
+    pub(super) cache: KvFormat,
     pub(super) window: u64,
     pub(super) sinks: u64,
     /// The kind of the gate's kernel.
@@ -170,27 +167,29 @@ fn sources(host: &nn::Llama) -> Vec<(MatrixSource, ActivationGrid)> {
 }
 
 impl Settings {
+    /// Bytes of the keys or values of a token, so many numbers: rows of blocks begin at multiples of 16.
+    pub(super) fn cache_row_bytes(&self, width: usize) -> usize {
+        let bytes = width / self.cache.block_len() * self.cache.block_bytes();
+        if self.cache.block_len() == 1 { bytes } else { bytes.next_multiple_of(16) }
+    }
+
     pub(super) fn new(host: &nn::Llama) -> Result<Self, CudaError> {
         let parts = host.parts();
         if parts.config.head_dim > MAX_HEAD {
             let text = format!("heads of {} have no kernel on a card; {MAX_HEAD} is the most", parts.config.head_dim);
             return Err(CudaError::Unsupported(text));
         }
-        let (cache, cache_width) = match (parts.kv_cache.keys, parts.kv_cache.values) {
-            (KvFormat::F32, KvFormat::F32) => ("f32", 4),
-            (KvFormat::F16, KvFormat::F16) => ("f16", 2),
-            (keys, values) => {
-                let text = format!(
-                    "a cache of {} keys and {} values has no kernel on a card; take f32 or f16 for both",
-                    keys.name(),
-                    values.name()
-                );
-                return Err(CudaError::Unsupported(text));
-            }
-        };
+        let KvCacheSettings { keys, values } = parts.kv_cache;
+        if keys != values {
+            let text = format!(
+                "a cache of {} keys and {} values has no kernel on a card; take one format for both",
+                keys.name(),
+                values.name()
+            );
+            return Err(CudaError::Unsupported(text));
+        }
         Ok(Self {
-            cache,
-            cache_width,
+            cache: keys,
             window: parts.attention.window.unwrap_or(0) as u64,
             sinks: parts.attention.sinks as u64,
             act: match parts.config.hidden_act {

@@ -79,6 +79,25 @@ fn a_model_on_the_card_gives_the_processor_s_logits() {
     check(&toy, 2e-3, "f16 cache");
 }
 
+#[test]
+fn caches_of_blocks_give_the_host_s_numbers() {
+    // A number at the edge between two codes may be stored as either.
+    for (format, bound) in [(KvFormat::Q8_0, 5e-3), (KvFormat::Q4_0, 0.05)] {
+        // Blocks of 32 that go over the edges of heads, rows that are padded, and keys rotated either way.
+        let (halves, interleaved) = (RopeOrder::Halves, RopeOrder::Interleaved);
+        for (n_kv_heads, head_dim, rope_order) in
+            [(2, 16, halves), (1, 32, interleaved), (4, 24, halves), (16, 6, halves)]
+        {
+            let mut toy = Toy::new(|config| {
+                (config.head_dim, config.n_kv_heads, config.rope_order) = (head_dim, n_kv_heads, rope_order);
+                config.n_heads = n_kv_heads.max(4);
+            });
+            toy.kv_cache = KvCacheSettings { keys: format, values: format };
+            check(&toy, bound, &format!("{} cache, {n_kv_heads} heads of {head_dim}", format.name()));
+        }
+    }
+}
+
 /// A toy whose layers are packed, beside the same numbers in f32.
 fn check_packed(pack: impl Fn(&[f32], [usize; 2]) -> PackedWeights, grid: ActivationGrid, bound: f32, what: &str) {
     let toy = Toy::new(|_| {});
@@ -204,7 +223,7 @@ fn the_demo_model_continues_a_text_as_on_the_processor() {
 #[test]
 fn what_has_no_kernel_is_refused_with_its_name() {
     let mut toy = Toy::new(|_| {});
-    toy.kv_cache = KvCacheSettings { keys: KvFormat::Q8_0, values: KvFormat::Q8_0 };
+    toy.kv_cache = KvCacheSettings { keys: KvFormat::Q8_0, values: KvFormat::F16 };
     let refused = device().model(&toy.model()).unwrap_err().to_string();
     assert!(refused.contains("q8_0") && refused.contains("no kernel"), "{refused}");
     let model = device().model(&Toy::new(|_| {}).model()).unwrap();

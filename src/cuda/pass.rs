@@ -35,7 +35,7 @@ impl Frame<'_> {
     /// Room for the keys and values of `capacity` tokens; `None` where a block has no attention.
     pub(super) fn cache(&self, block: &Block, capacity: usize) -> Result<Option<[Buffer; 2]>, CudaError> {
         let Some(part) = &block.attention else { return Ok(None) };
-        let bytes = capacity.max(1) * part.n_kv_heads * self.config.head_dim * self.settings.cache_width;
+        let bytes = capacity.max(1) * self.settings.cache_row_bytes(part.n_kv_heads * self.config.head_dim);
         Ok(Some([Buffer::zeroed(self.card, bytes)?, Buffer::zeroed(self.card, bytes)?]))
     }
 }
@@ -247,7 +247,7 @@ impl Pass<'_> {
             self.space.head_dim as u64,
             u64::from(settings.is_interleaved),
         ];
-        self.launch(&format!("rotate_and_store_{}", settings.cache), [self.rows, 1, 1], THREADS, &args)?;
+        self.launch(&format!("rotate_and_store_{}", settings.cache.name()), [self.rows, 1, 1], THREADS, &args)?;
         end(Operation::Rope)?;
         self.attend(part, [keys, values])?;
         end(Operation::Attention)?;
@@ -268,13 +268,13 @@ impl Pass<'_> {
             let room = head_dim.next_power_of_two().max(64);
             let args = [&[query, keys, values, mixed, counters][..], &shape, &seen].concat();
             let (threads, most) = TILED_ATTENTION;
-            let kernel = format!("attend_tile_{}_{room}", settings.cache);
+            let kernel = format!("attend_tile_{}_{room}", settings.cache.name());
             return self.launch(&kernel, [pairs.div_ceil(most), kv_heads, 1], threads, &args);
         }
         let (threads, most) = ATTENTION;
         let args = [&[query, keys, values, mixed, parts, sums, counters][..], &shape, &seen].concat();
         let grid = [pairs.div_ceil(most), kv_heads, splits];
-        self.launch(&format!("attend_{}", settings.cache), grid, threads, &args)?;
+        self.launch(&format!("attend_{}", settings.cache.name()), grid, threads, &args)?;
         if splits > 1 {
             let args = [parts, sums, mixed, splits as u64, *head_dim as u64];
             self.launch("combine", [rows * heads, 1, 1], THREADS, &args)?;

@@ -135,8 +135,8 @@ impl Recipe {
             return;
         }
         let KvCacheSettings { keys, values } = self.kv_cache;
-        if keys != values || !matches!(keys, KvFormat::F32 | KvFormat::F16) {
-            let reason = "a card keeps keys and values both in f32 or both in f16; choose one of them, or the CPU";
+        if keys != values {
+            let reason = "a card keeps keys and values in one format; choose the same for both, or the CPU";
             issues.push(RecipeIssue::of_recipe(Problem::Conflict(reason)));
         }
         if self.attention.form == AttentionForm::Naive {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::session::DriverHandle;
 use crate::session::driver::LeftOver;
-use crate::study::{Budget, Study, StudyEvent, StudySpec, planned_recipes};
+use crate::study::{Budget, FailureKind, Outcome, Study, StudyEvent, StudySpec, planned_recipes};
 
 /// How far the running study is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,8 +60,11 @@ impl Run {
     /// Takes in an event of the run.
     pub(super) fn apply(&mut self, event: &StudyEvent) {
         self.left_over.apply(event);
-        if let StudyEvent::TrialFinished { elapsed_secs, .. } = event {
-            self.trial_secs.push(*elapsed_secs);
+        if let StudyEvent::TrialFinished { elapsed_secs, outcome, .. } = event {
+            // A recipe that is refused takes no time, and says nothing of those that run.
+            if !matches!(outcome, Outcome::Failed(failure) if failure.kind == FailureKind::Recipe) {
+                self.trial_secs.push(*elapsed_secs);
+            }
             self.last_end = Instant::now();
         }
     }
@@ -74,18 +77,24 @@ impl Run {
         let in_trial = self.last_end.elapsed().as_secs_f64();
         let n_left = (total - done).div_ceil(self.n_devices as u32);
         let budget_left = self.budget.secs.map(|secs| secs - elapsed_secs);
-        let remaining_secs = remaining_secs(&self.trial_secs, n_left, in_trial, budget_left);
+        let remaining_secs = remaining_secs(&self.trial_secs, self.n_devices, n_left, in_trial, budget_left);
         RunStatus { done, total, elapsed_secs, remaining_secs, paused, stopping }
     }
 }
 
 /// Trials left times the mean of those that ended in this run; a time budget lets the last trial end after it.
-fn remaining_secs(ended: &[f64], n_left: u32, in_trial: f64, budget_left: Option<f64>) -> Option<f64> {
+fn remaining_secs(
+    ended: &[f64],
+    n_devices: usize,
+    n_left: u32,
+    in_trial: f64,
+    budget_left: Option<f64>,
+) -> Option<f64> {
     if ended.is_empty() {
         return None;
     }
-    // The first trial also reads the model and scores the reference.
-    let usual = if ended.len() > 1 { &ended[1..] } else { ended };
+    // The first trial of a device also reads the model and scores the reference.
+    let usual = ended.get(n_devices..).filter(|usual| !usual.is_empty()).unwrap_or(ended);
     let mean = usual.iter().sum::<f64>() / usual.len() as f64;
     let planned = (mean * f64::from(n_left) - in_trial.min(mean)).max(0.0);
     Some(budget_left.map_or(planned, |left| planned.min(left.max(0.0) + mean)))
@@ -98,7 +107,7 @@ mod tests {
     #[test]
     fn time_left_comes_from_trials_that_ended() {
         let check = |ended: &[f64], n_left, in_trial, budget_left, expected| {
-            assert_eq!(remaining_secs(ended, n_left, in_trial, budget_left), expected, "{ended:?} {n_left}");
+            assert_eq!(remaining_secs(ended, 1, n_left, in_trial, budget_left), expected, "{ended:?} {n_left}");
         };
         check(&[], 8, 0.0, None, None);
         check(&[9.0], 7, 0.0, None, Some(63.0));
@@ -107,5 +116,11 @@ mod tests {
         check(&[9.0, 2.0, 4.0], 5, 100.0, None, Some(12.0));
         check(&[9.0, 2.0, 4.0], 0, 1.0, None, Some(0.0));
         check(&[9.0, 2.0, 4.0], 5, 0.0, Some(4.0), Some(7.0));
+        assert_eq!(
+            remaining_secs(&[9.0, 7.0, 4.0], 2, 3, 0.0, None),
+            Some(12.0),
+            "each device began with a longer one"
+        );
+        assert_eq!(remaining_secs(&[9.0, 7.0], 2, 3, 0.0, None), Some(24.0));
     }
 }

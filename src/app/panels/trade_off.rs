@@ -59,7 +59,13 @@ impl Panel for TradeOffPanel {
         if model.drawn().next().is_none() {
             ui.allocate_ui(vec2(ui.available_width(), height), |ui| {
                 ui.set_min_height(height);
-                paint::empty_ui(ui, words.trade_off.no_points, words.trade_off.no_points_hint);
+                let has_results = cx.study.trials.values().any(|trial| trial.measurements().is_some());
+                let words = &words.trade_off;
+                if has_results {
+                    paint::empty_ui(ui, words.no_points, words.no_points_hint);
+                } else {
+                    paint::empty_ui(ui, words.no_results, words.no_results_hint);
+                }
             });
             footer_ui(cx, ui, model, words);
             return;

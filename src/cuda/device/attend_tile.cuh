@@ -11,35 +11,15 @@
 // and 0.54 GB of keys and values, all but the first time from the cache on the card: arithmetic is the limit.
 constexpr int TILE_THREADS = 128, TILE_PAIRS = 64, TILE_KEYS = 64, TILE_DEPTH = 32, OWN_PAIRS = 8;
 
-// Four numbers of a row from `at` on; zeros beyond its end.
-DEVICE Float4 four_of(const float* row, long at, long len, bool is_aligned) {
-    if (is_aligned && at < len) return load_floats(row + at);
-    Float4 four = {};
-    for (int i = 0; i < 4; ++i)
-        if (at + i < len) four.value[i] = row[at + i];
-    return four;
-}
-
-DEVICE Float4 four_of(const uint16_t* row, long at, long len, bool is_aligned) {
-    Float4 four = {};
-    if (is_aligned && at < len) {
-        const Four16 read = load_as<Four16>(row + at);
-        for (int i = 0; i < 4; ++i) four.value[i] = half_to_float(read.bits[i]);
-        return four;
-    }
-    for (int i = 0; i < 4; ++i)
-        if (at + i < len) four.value[i] = half_to_float(row[at + i]);
-    return four;
-}
-
 // Lines of 64 numbers are read four by four along the line and written four lines at once: with the fours of a line in the
 // order of `at ^ swizzle(line)` both touch every bank of shared memory.
 DEVICE int swizzle(int line) { return line / 4 % 8 * 4; }
 
 // As `attend` with one split, for heads of at most HEAD. Grid: (queries · group / 64, kv_heads).
-template <class T, int HEAD>
-DEVICE void attend_tile(const float* query, const T* keys, const T* values, float* mixed, const int* position, long queries,
-                        long heads, long kv_heads, long head_dim, long window, long sinks) {
+template <class Cache, int HEAD>
+DEVICE void attend_tile(const float* query, const typename Cache::Stored* keys, const typename Cache::Stored* values,
+                        float* mixed, const int* position, long queries, long heads, long kv_heads, long head_dim,
+                        long window, long sinks) {
     constexpr int RUNS = HEAD / 64, VALUE_ROWS = 2 * TILE_DEPTH * 64 / HEAD;
     __shared__ Float4 staged[2 * TILE_DEPTH * 64 / 4];
     __shared__ Float4 shared[TILE_KEYS * TILE_PAIRS / 4];
@@ -49,7 +29,7 @@ DEVICE void attend_tile(const float* query, const T* keys, const T* values, floa
     // Places and pairs are counted in 32 bits: they fit, and a division takes a tenth of the registers.
     const int group = static_cast<int>(heads) / static_cast<int>(kv_heads), n_heads = static_cast<int>(heads);
     const int before = *position, pairs = static_cast<int>(queries) * group, kv_head = blockIdx.y;
-    const long width = kv_heads * head_dim;
+    const long width = kv_heads * head_dim, first_channel = kv_head * head_dim;
     // Later queries see more keys: their blocks begin first.
     const int first_pair = static_cast<int>(gridDim.x - 1 - blockIdx.x) * TILE_PAIRS;
     const int least_place = before + first_pair / group;
@@ -64,8 +44,8 @@ DEVICE void attend_tile(const float* query, const T* keys, const T* values, floa
         const int pair = min(first_pair + bring + 16 * i, pairs - 1);
         brought[i] = query + static_cast<long>(pair / group * n_heads + kv_head * group + pair % group) * head_dim;
     }
-    keys += kv_head * head_dim;
-    values += kv_head * head_dim;
+    keys = Cache::of_head(keys, first_channel);
+    values = Cache::of_head(values, first_channel);
     int place[OWN_PAIRS];
     float largest[OWN_PAIRS], total[OWN_PAIRS], out[OWN_PAIRS][RUNS * 4] = {};
     for (int i = 0; i < OWN_PAIRS; ++i) {
@@ -83,8 +63,8 @@ DEVICE void attend_tile(const float* query, const T* keys, const T* values, floa
                 const int line = bring + 16 * i;
                 const Float4 q = four_of(brought[i], depth + depth_at, head_dim, is_aligned);
                 Float4 k = {};
-                const T* key = keys + static_cast<long>(from + line) * width;
-                if (line < n_keys) k = four_of(key, depth + depth_at, head_dim, is_aligned);
+                const auto key = Cache::row(keys, from + line, width);
+                if (line < n_keys) k = Cache::four(key, width, first_channel, depth + depth_at, head_dim, is_aligned);
                 for (int j = 0; j < 4; ++j) {
                     const int at = (depth_at + j) * 64 + (line ^ swizzle(depth_at));
                     q_stage[at] = q.value[j] * scale;
@@ -136,8 +116,8 @@ DEVICE void attend_tile(const float* query, const T* keys, const T* values, floa
             for (int i = thread; i < VALUE_ROWS * HEAD / 4; i += TILE_THREADS) {
                 const int line = i / (HEAD / 4), at = i % (HEAD / 4) * 4;
                 Float4 four = {};
-                const T* value = values + static_cast<long>(from + first + line) * width;
-                if (first + line < n_keys) four = four_of(value, at, head_dim, is_aligned);
+                const auto value = Cache::row(values, from + first + line, width);
+                if (first + line < n_keys) four = Cache::four(value, width, first_channel, at, head_dim, is_aligned);
                 store_as(q_stage + line * HEAD + at, four);
             }
             __syncthreads();
@@ -173,15 +153,18 @@ DEVICE void attend_tile(const float* query, const T* keys, const T* values, floa
     }
 }
 
-#define ATTEND_TILE(name, T, HEAD, BLOCKS) \
+#define ATTEND_TILE(name, Cache, HEAD, BLOCKS) \
     KERNEL_BESIDE(TILE_THREADS, BLOCKS) \
-    attend_tile_##name##_##HEAD(const float* query, const T* keys, const T* values, float* mixed, const int* position, \
-                                long queries, long heads, long kv_heads, long head_dim, long window, long sinks) { \
-        attend_tile<T, HEAD>(query, keys, values, mixed, position, queries, heads, kv_heads, head_dim, window, sinks); \
+    attend_tile_##name##_##HEAD(const float* query, const Cache::Stored* keys, const Cache::Stored* values, float* mixed, \
+                                const int* position, long queries, long heads, long kv_heads, long head_dim, long window, \
+                                long sinks) { \
+        attend_tile<Cache, HEAD>(query, keys, values, mixed, position, queries, heads, kv_heads, head_dim, window, sinks); \
     }
-ATTEND_TILE(f32, float, 64, 3)
-ATTEND_TILE(f32, float, 128, 3)
-ATTEND_TILE(f32, float, 256, 2)
-ATTEND_TILE(f16, uint16_t, 64, 3)
-ATTEND_TILE(f16, uint16_t, 128, 3)
-ATTEND_TILE(f16, uint16_t, 256, 2)
+#define ATTEND_TILES(name, Cache) \
+    ATTEND_TILE(name, Cache, 64, 3) \
+    ATTEND_TILE(name, Cache, 128, 3) \
+    ATTEND_TILE(name, Cache, 256, 2)
+ATTEND_TILES(f32, Numbers<float>)
+ATTEND_TILES(f16, Numbers<uint16_t>)
+ATTEND_TILES(q8_0, Blocks<8>)
+ATTEND_TILES(q4_0, Blocks<4>)

@@ -192,14 +192,16 @@ struct Entry {
     Entry{#kernel, arity<&kernel>(&kernel), pointers(&kernel), [](const uint64_t* args) { call<&kernel>(args, &kernel); }},
 #define ENTRIES_OF(name, F) ENTRY(product_##name##_1) ENTRY(product_##name##_8) ENTRY(gather_##name)
 #define ENTRIES_OF_PACKED(name, F) ENTRY(largest_##name) ENTRY(write_out_##name)
+#define ENTRIES_OF_CACHE(name) \
+    ENTRY(rotate_and_store_##name) ENTRY(attend_##name) \
+    ENTRY(attend_tile_##name##_64) ENTRY(attend_tile_##name##_128) ENTRY(attend_tile_##name##_256)
 const Entry ENTRIES[] = {
     FORMATS(ENTRIES_OF) ENTRY(round_rows) ENTRY(product_tokens_1) ENTRY(product_tokens_8) ENTRY(rms_norm)
-    ENTRY(rotate_and_store_f32) ENTRY(rotate_and_store_f16) ENTRY(gate) ENTRY(attend_f32) ENTRY(attend_f16)
+    ENTRY(gate)
     ENTRY(combine) ENTRY(divergence) ENTRY(choose)
     PACKED_FORMATS(ENTRIES_OF_PACKED) ENTRY(largest_rows) ENTRY(factor_of_rows) ENTRY(narrow_f16) ENTRY(narrow_bf16)
     ENTRY(spread_bias) ENTRY(scale_sums)
-    ENTRY(attend_tile_f32_64) ENTRY(attend_tile_f32_128) ENTRY(attend_tile_f32_256)
-    ENTRY(attend_tile_f16_64) ENTRY(attend_tile_f16_128) ENTRY(attend_tile_f16_256)
+    ENTRIES_OF_CACHE(f32) ENTRIES_OF_CACHE(f16) ENTRIES_OF_CACHE(q8_0) ENTRIES_OF_CACHE(q4_0)
     ENTRY(read_again) ENTRY(multiply_adds) ENTRY(dot_products) ENTRY(nothing)
     ENTRY(add_gram) ENTRY(add_magnitudes) ENTRY(copy_rows) ENTRY(add_floats)
 };

@@ -1,6 +1,6 @@
 // What stands between the products of a pass.
 #pragma once
-#include "prelude.cuh"
+#include "cache.cuh"
 
 // Adds `added` (if any) to the residual stream and normalizes it: out = hidden / √(mean hidden² + eps) · weight. Grid: rows.
 KERNEL(256) rms_norm(float* hidden, const float* added, const float* weight, float* out, long width, double eps) {
@@ -17,16 +17,12 @@ KERNEL(256) rms_norm(float* hidden, const float* added, const float* weight, flo
     for (long i = threadIdx.x; i < width; i += 256) out[blockIdx.x * width + i] = row[i] * factor * weight[i];
 }
 
-DEVICE void store(float* at, float value) { *at = value; }
-DEVICE void store(uint16_t* at, float value) { *at = float_to_half(value); }
-DEVICE float fetch(const float* at) { return *at; }
-DEVICE float fetch(const uint16_t* at) { return half_to_float(*at); }
-
 // Rotates queries in place, and keys on their way into the cache, behind the `*position` tokens that it holds; values
 // follow unrotated. `cos` and `sin` (context, head_dim / 2) begin at position 0. Grid: tokens.
 template <class T>
-DEVICE void rotate_and_store(float* query, const float* key, const float* value, const float* cos, const float* sin, T* keys,
-                             T* values, const int* position, long heads, long kv_heads, long head_dim, bool interleaved) {
+DEVICE void rotate_and_store(Numbers<T>, float* query, float* key, const float* value, const float* cos, const float* sin,
+                             T* keys, T* values, const int* position, long heads, long kv_heads, long head_dim,
+                             bool interleaved) {
     const long pairs = head_dim / 2, at = *position + static_cast<long>(blockIdx.x), width = kv_heads * head_dim;
     query += blockIdx.x * heads * head_dim;
     key += blockIdx.x * width;
@@ -45,21 +41,47 @@ DEVICE void rotate_and_store(float* query, const float* key, const float* value,
         } else {
             const long offset = (head - heads) * head_dim;
             const float a = key[offset + first], b = key[offset + second];
-            store(keys + offset + first, a * c - b * s);
-            store(keys + offset + second, b * c + a * s);
+            Numbers<T>::store(keys, offset + first, a * c - b * s);
+            Numbers<T>::store(keys, offset + second, b * c + a * s);
         }
     }
-    for (long i = threadIdx.x; i < width; i += 256) store(values + i, value[i]);
+    for (long i = threadIdx.x; i < width; i += 256) Numbers<T>::store(values, i, value[i]);
 }
 
-#define ROTATE(name, T) \
-    KERNEL(256) rotate_and_store_##name(float* query, const float* key, const float* value, const float* cos, \
-                                        const float* sin, T* keys, T* values, const int* position, long heads, \
-                                        long kv_heads, long head_dim, long interleaved) { \
-        rotate_and_store(query, key, value, cos, sin, keys, values, position, heads, kv_heads, head_dim, interleaved != 0); \
+// The same into blocks. Keys are rotated in place first: a block may have numbers of several pairs and heads.
+template <int BITS>
+DEVICE void rotate_and_store(Blocks<BITS>, float* query, float* key, const float* value, const float* cos, const float* sin,
+                             uint8_t* keys, uint8_t* values, const int* position, long heads, long kv_heads, long head_dim,
+                             bool interleaved) {
+    const long pairs = head_dim / 2, at = *position + static_cast<long>(blockIdx.x), width = kv_heads * head_dim;
+    query += blockIdx.x * heads * head_dim;
+    key += blockIdx.x * width;
+    value += blockIdx.x * width;
+    for (long i = threadIdx.x; i < (heads + kv_heads) * pairs; i += 256) {
+        const long head = i / pairs, pair = i % pairs;
+        const float c = cos[at * pairs + pair], s = sin[at * pairs + pair];
+        const long first = interleaved ? 2 * pair : pair, second = interleaved ? first + 1 : first + pairs;
+        float* x = head < heads ? query + head * head_dim : key + (head - heads) * head_dim;
+        const float a = x[first], b = x[second];
+        x[first] = a * c - b * s;
+        x[second] = b * c + a * s;
     }
-ROTATE(f32, float)
-ROTATE(f16, uint16_t)
+    __syncthreads();
+    Blocks<BITS>::store(Blocks<BITS>::row(keys, at, width), key, width);
+    Blocks<BITS>::store(Blocks<BITS>::row(values, at, width), value, width);
+}
+
+#define ROTATE(name, Cache) \
+    KERNEL(256) rotate_and_store_##name(float* query, float* key, const float* value, const float* cos, const float* sin, \
+                                        Cache::Stored* keys, Cache::Stored* values, const int* position, long heads, \
+                                        long kv_heads, long head_dim, long interleaved) { \
+        rotate_and_store(Cache(), query, key, value, cos, sin, keys, values, position, heads, kv_heads, head_dim, \
+                         interleaved != 0); \
+    }
+ROTATE(f32, Numbers<float>)
+ROTATE(f16, Numbers<uint16_t>)
+ROTATE(q8_0, Blocks<8>)
+ROTATE(q4_0, Blocks<4>)
 
 // gate (n) = act(gate) · up. `kind` 0: x / (1 + e^−x); 1: GELU by its tanh form; 2: GELU by the error function.
 KERNEL(256) gate(float* gate, const float* up, long n, long kind) {
@@ -83,9 +105,9 @@ constexpr int ATTENTION_WARPS = 4, TILE = 32, MAX_HEAD = 256;
 // that share a key head share its tiles; a warp has one query of one head, a lane a key of a tile, then some channels.
 // With one split the result is written, with more what `combine` needs. A query sees the keys up to its own, of these the
 // last `window` (0: all) and the first `sinks`. Grid: (queries · group / 4, kv_heads, splits).
-template <class T>
-DEVICE void attend(const float* query, const T* keys, const T* values, float* mixed, float* parts, float* sums,
-                   const int* position, long queries, long heads, long kv_heads, long head_dim, long window, long sinks) {
+template <class Cache>
+DEVICE void attend(const float* query, const typename Cache::Stored* keys, const typename Cache::Stored* values,
+                   float* mixed, float* parts, float* sums, const int* position, long queries, long heads, long kv_heads, long head_dim, long window, long sinks) {
     __shared__ float tile[TILE][MAX_HEAD + 1];
     __shared__ float held[ATTENTION_WARPS][MAX_HEAD];
     __shared__ float shares[ATTENTION_WARPS][TILE];
@@ -109,7 +131,7 @@ DEVICE void attend(const float* query, const T* keys, const T* values, float* mi
         __syncthreads();
         for (long row = warp; row < rows; row += ATTENTION_WARPS)
             for (long d = lane; d < head_dim; d += WARP)
-                tile[row][d] = fetch(keys + (from + row) * width + kv_head * head_dim + d);
+                tile[row][d] = Cache::fetch(Cache::row(keys, from + row, width), width, kv_head * head_dim + d);
         __syncthreads();
         const long key = from + lane;
         float score = NO_SCORE;
@@ -128,7 +150,7 @@ DEVICE void attend(const float* query, const T* keys, const T* values, float* mi
         __syncthreads();
         for (long row = warp; row < rows; row += ATTENTION_WARPS)
             for (long d = lane; d < head_dim; d += WARP)
-                tile[row][d] = fetch(values + (from + row) * width + kv_head * head_dim + d);
+                tile[row][d] = Cache::fetch(Cache::row(values, from + row, width), width, kv_head * head_dim + d);
         __syncthreads();
         for (int c = 0; c < MAX_HEAD / WARP; ++c) {
             const long d = c * WARP + lane;
@@ -151,14 +173,17 @@ DEVICE void attend(const float* query, const T* keys, const T* values, float* mi
     }
 }
 
-#define ATTEND(name, T) \
-    KERNEL(ATTENTION_WARPS * WARP) attend_##name(const float* query, const T* keys, const T* values, float* mixed, \
-                                                 float* parts, float* sums, const int* position, long queries, \
-                                                 long heads, long kv_heads, long head_dim, long window, long sinks) { \
-        attend(query, keys, values, mixed, parts, sums, position, queries, heads, kv_heads, head_dim, window, sinks); \
+#define ATTEND(name, Cache) \
+    KERNEL(ATTENTION_WARPS * WARP) \
+    attend_##name(const float* query, const Cache::Stored* keys, const Cache::Stored* values, float* mixed, float* parts, \
+                  float* sums, const int* position, long queries, long heads, long kv_heads, long head_dim, long window, \
+                  long sinks) { \
+        attend<Cache>(query, keys, values, mixed, parts, sums, position, queries, heads, kv_heads, head_dim, window, sinks); \
     }
-ATTEND(f32, float)
-ATTEND(f16, uint16_t)
+ATTEND(f32, Numbers<float>)
+ATTEND(f16, Numbers<uint16_t>)
+ATTEND(q8_0, Blocks<8>)
+ATTEND(q4_0, Blocks<4>)
 
 // mixed (rows, head_dim) from the parts of every split: (splits, rows, head_dim) sums of values under each split's largest
 // score, and (splits, rows, 2) those scores with the sums of their shares. Grid: rows.
