@@ -38,6 +38,10 @@ mod profile;
 mod profile_tests;
 mod rounding;
 mod score;
+mod solver;
+#[cfg(test)]
+mod solver_tests;
+mod svd;
 mod text;
 
 pub use device::Device;

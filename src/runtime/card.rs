@@ -7,6 +7,7 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use crate::compress::Solver;
 use crate::cuda::{self, Device, Model, Text};
 use crate::device::CardCeilings;
 use crate::kernels::Divergence;
@@ -46,6 +47,10 @@ impl Card {
 
     pub(super) fn forget_peak(&self) {
         self.0.forget_peak();
+    }
+
+    pub(super) fn solver(&self) -> &dyn Solver {
+        &self.0
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::compress::Solver;
 use crate::device::{CardCeilings, DeviceSpec};
 use crate::nn::{Llama, Work};
 use crate::runtime::place::{Scorer, Steps};
@@ -38,6 +39,10 @@ impl Card {
     }
 
     pub(super) fn forget_peak(&self) {
+        match *self {}
+    }
+
+    pub(super) fn solver(&self) -> &dyn Solver {
         match *self {}
     }
 }

@@ -12,9 +12,9 @@ use crate::compress::Moments;
 use crate::model::LayerPath;
 use crate::nn::Llama;
 use crate::recipe::{Plan, Policy};
-use crate::runtime::{Place, RuntimeError};
 use crate::runtime::calibrate::{BlockMoments, CalibrationText, Input, Walk};
 use crate::runtime::keys::{self, Hash, Inputs};
+use crate::runtime::{Place, RuntimeError};
 
 /// Hears how the making of a variant goes; both cores may speak at once.
 pub trait Watch: Sync {

@@ -201,6 +201,9 @@ const Entry ENTRIES[] = {
     ENTRY(attend_tile_f32_64) ENTRY(attend_tile_f32_128) ENTRY(attend_tile_f32_256)
     ENTRY(attend_tile_f16_64) ENTRY(attend_tile_f16_128) ENTRY(attend_tile_f16_256)
     ENTRY(read_again) ENTRY(multiply_adds) ENTRY(dot_products) ENTRY(nothing)
+    ENTRY(multiply) ENTRY(quadratic_form) ENTRY(gather_damped) ENTRY(factor_block) ENTRY(reverse_lower) ENTRY(feed_back)
+    ENTRY(score_columns) ENTRY(range_of_columns) ENTRY(rotate_rows) ENTRY(mark_diagonal)
+    ENTRY(square_lengths)
 };
 
 }  // namespace
