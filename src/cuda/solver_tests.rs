@@ -66,12 +66,12 @@ fn a_factor_is_the_processor_s() {
 fn damping_rises_until_a_factor_exists() {
     let (card, width) = (Device::emulated(), 130);
     let moments = moments(width);
-    let mut gram = vec![0.0; width * width];
-    gram.iter_mut().step_by(width + 1).for_each(|value| *value = 1.0);
-    let mut hessian = Hessian::new(&moments, width).unwrap();
-    (hessian.diagonal, hessian.mean, hessian.scale) = (vec![1.0; width], 1.0, 1.0);
     for (across, damping) in [(0.5, Some(0.01)), (1.05, Some(0.1)), (5.0, None), (f64::NAN, None)] {
+        let mut gram = vec![0.0; width * width];
+        gram.iter_mut().step_by(width + 1).for_each(|value| *value = 1.0);
         (gram[3 * width + 100], gram[100 * width + 3]) = (across, across);
+        let mut hessian = Hessian::new(&moments, width).unwrap();
+        (hessian.diagonal, hessian.mean, hessian.scale) = (vec![1.0; width], 1.0, 1.0);
         hessian.gram = &gram;
         let [found, expected] =
             [&card as &dyn Solver, &Host].map(|solver| solver.factor(&hessian, (0..width).collect(), 0.01).unwrap());

@@ -1,4 +1,4 @@
-//! Where the models of a worker run: on the processor, which makes them, or on a card beside it.
+//! Where the models of a worker run, and who does the heavy part of making them: the processor, or a card beside it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
