@@ -18,11 +18,11 @@ use crate::recipe::{IntFormat, Pattern};
 /// Rows that one task works on: the same on every machine, so that results do not depend on the number of threads.
 const BAND: usize = 32;
 /// Columns whose weights compete in `SparseGPT`.
-const MASK_COLUMNS: usize = 128;
+pub(crate) const MASK_COLUMNS: usize = 128;
 
 /// Which weights become zero.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Mask {
+pub(crate) enum Mask {
     /// Those that [`Columns::keep`] already says.
     Given,
     /// This share of each run of 128 columns, all rows together, by w² / U²: the loss that is left after the update.
@@ -33,7 +33,7 @@ pub(super) enum Mask {
 
 /// What becomes of a kept weight.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Target {
+pub(crate) enum Target {
     /// It stays.
     Itself,
     /// The nearest value of its group's line.
@@ -45,20 +45,21 @@ pub(super) enum Target {
 }
 
 /// The matrix on its way, columns in the factor's order.
-pub(super) struct Columns<'a> {
-    pub(super) factor: &'a Factor,
+#[derive(Debug)]
+pub(crate) struct Columns<'a> {
+    pub(crate) factor: &'a Factor,
     /// Columns whose updates are gathered before the rest of the matrix is touched.
-    pub(super) block: usize,
-    pub(super) mask: Mask,
-    pub(super) target: Target,
+    pub(crate) block: usize,
+    pub(crate) mask: Mask,
+    pub(crate) target: Target,
     /// Inputs in a group.
-    pub(super) group: usize,
+    pub(crate) group: usize,
     /// Lines of each row's groups, in the natural order of inputs.
-    pub(super) lines: Vec<Line>,
+    pub(crate) lines: Vec<Line>,
     /// (rows, width), columns in order: the weights, then what they became.
-    pub(super) work: Vec<f64>,
+    pub(crate) work: Vec<f64>,
     /// (rows, width), columns in order: false where the weight becomes zero.
-    pub(super) keep: Vec<bool>,
+    pub(crate) keep: Vec<bool>,
 }
 
 /// Some rows of [`Columns`].
@@ -94,7 +95,7 @@ impl Cursor<'_> {
 
 impl<'a> Columns<'a> {
     /// `dense` (rows, width) in the factor's order, nothing pruned, weights of dead inputs zero.
-    pub(super) fn new(dense: &[f32], is_dead: &[bool], factor: &'a Factor) -> Self {
+    pub(crate) fn new(dense: &[f32], is_dead: &[bool], factor: &'a Factor) -> Self {
         let width = factor.width();
         let mut work = vec![0.0; dense.len()];
         work.par_chunks_mut(width).zip(dense.par_chunks(width)).with_min_len(BAND).for_each(|(row, dense)| {
@@ -113,7 +114,7 @@ impl<'a> Columns<'a> {
     ///
     /// # Errors
     /// [`CompressError::Range`] when a line that is fitted on the way exceeds f16, or weights leave the range of f32.
-    pub(super) fn run(&mut self) -> Result<f64, CompressError> {
+    pub(crate) fn run(&mut self) -> Result<f64, CompressError> {
         let width = self.factor.width();
         let block = self.block.clamp(1, width);
         let mut loss = 0.0;
@@ -131,14 +132,23 @@ impl<'a> Columns<'a> {
             loss += self.run_block(first..end)?;
             first = end;
         }
-        if self.work.iter().any(|weight| !(*weight as f32).is_finite()) {
-            return Err(CompressError::Range { format: "f32 after error feedback", largest: f32::INFINITY });
-        }
+        self.check_range()?;
         Ok(loss)
     }
 
+    /// Whether every weight fits f32.
+    ///
+    /// # Errors
+    /// [`CompressError::Range`].
+    pub(crate) fn check_range(&self) -> Result<(), CompressError> {
+        if self.work.par_iter().any(|weight| !(*weight as f32).is_finite()) {
+            return Err(CompressError::Range { format: "f32 after error feedback", largest: f32::INFINITY });
+        }
+        Ok(())
+    }
+
     /// The result (rows, width) with inputs in their natural order.
-    pub(super) fn restored(&self) -> Vec<f32> {
+    pub(crate) fn restored(&self) -> Vec<f32> {
         let width = self.factor.width();
         let mut restored = vec![0.0; self.work.len()];
         restored.par_chunks_mut(width).zip(self.work.par_chunks(width)).with_min_len(BAND).for_each(|(row, work)| {
@@ -204,8 +214,7 @@ impl<'a> Columns<'a> {
             if let Target::Refitted(format) = self.target
                 && column.is_multiple_of(self.group)
             {
-                let window = cursor.window(self.group);
-                lines[column / self.group] = IntGrid::fit(window.into_iter(), format)?.line();
+                lines[column / self.group] = fitted(cursor.window(self.group), format)?;
             }
             let weight = row[column];
             let line = &lines[self.factor.order[column] / self.group];
@@ -227,22 +236,37 @@ impl<'a> Columns<'a> {
 
     /// Prunes the weights of `columns` whose loss is smallest, so that ⌊`fraction` · weights⌋ of all up to there are zero.
     fn choose_mask(&mut self, columns: Range<usize>, fraction: f64) {
-        let width = self.factor.width();
-        let rows = self.work.len() / width;
-        let count = |n_columns: usize| (rows as f64 * n_columns as f64 * fraction) as usize;
-        let n_pruned = count(columns.end) - count(columns.start);
-        if n_pruned == 0 {
-            return;
-        }
-        let factor = self.factor;
-        let mut scores: Vec<(u64, usize)> = (self.work.par_chunks(width).enumerate())
-            .flat_map_iter(|(row, work)| {
-                columns.clone().map(move |column| (score(factor, column, work[column]), row * width + column))
-            })
-            .collect();
-        scores.select_nth_unstable(n_pruned - 1);
-        scores[..n_pruned].iter().for_each(|(_, place)| self.keep[*place] = false);
+        let (factor, width) = (self.factor, self.factor.width());
+        let scores = (self.work.par_chunks(width).enumerate()).flat_map_iter(|(row, work)| {
+            columns.clone().map(move |column| (score(factor, column, work[column]), row * width + column))
+        });
+        let mut scores: Vec<(u64, usize)> = scores.collect();
+        let pruned = lowest(&mut scores, self.n_pruned(columns, fraction));
+        pruned.iter().for_each(|(_, place)| self.keep[*place] = false);
     }
+
+    /// Weights of `columns` that go, so that ⌊`fraction` · weights⌋ of all up to there are zero.
+    pub(crate) fn n_pruned(&self, columns: Range<usize>, fraction: f64) -> usize {
+        let rows = self.work.len() / self.factor.width();
+        let count = |n_columns: usize| (rows as f64 * n_columns as f64 * fraction) as usize;
+        count(columns.end) - count(columns.start)
+    }
+}
+
+/// The `n` lowest scores, each with its place; of equal ones the earlier places.
+pub(crate) fn lowest(scores: &mut [(u64, usize)], n: usize) -> &[(u64, usize)] {
+    if n > 0 {
+        scores.select_nth_unstable(n - 1);
+    }
+    &scores[..n]
+}
+
+/// The line of a group whose least and largest weight, or all of them, are in `window`.
+///
+/// # Errors
+/// [`CompressError::Range`] if its step exceeds f16.
+pub(crate) fn fitted(window: impl IntoIterator<Item = f64>, format: IntFormat) -> Result<Line, CompressError> {
+    Ok(IntGrid::fit(window.into_iter(), format)?.line())
 }
 
 /// w² / U², as bits that order like the number.

@@ -12,6 +12,7 @@ use crate::compress::imatrix::{importance, quantize_weighted};
 use crate::compress::line::Line;
 use crate::compress::packed::Fp8Matrix;
 use crate::compress::round_to_nearest::{check_groups, grids};
+use crate::compress::solver::Solver;
 use crate::compress::{CompressError, IntMatrix, Moments, PackedWeights, ZeroPoints};
 use crate::model::GgmlType;
 use crate::recipe::{Fp8Scale, GptqOptions, IntFormat, Sparsity};
@@ -47,6 +48,8 @@ pub(super) struct Layer<'a> {
     pub(super) dense: &'a [f32],
     pub(super) row_len: usize,
     pub(super) moments: &'a Moments,
+    /// Does the heavy part.
+    pub(super) solver: &'a dyn Solver,
 }
 
 /// Prunes with `SparseGPT` and updates the weights that stay, in f32.
@@ -59,10 +62,10 @@ pub(super) struct Layer<'a> {
 pub(super) fn sparsegpt(layer: &Layer<'_>, sparsity: Sparsity) -> Result<(Vec<f32>, Vec<String>), CompressError> {
     let hessian = Hessian::new(layer.moments, layer.row_len)?;
     let natural = (0..layer.row_len).collect();
-    let factor = hessian.factor(natural, DAMPING).ok_or(NOT_POSITIVE_DEFINITE)?;
+    let factor = layer.solver.factor(&hessian, natural, DAMPING)?.ok_or(NOT_POSITIVE_DEFINITE)?;
     let mut columns = Columns::new(layer.dense, hessian.is_dead(), &factor);
     columns.mask = mask_of(sparsity, layer.row_len)?;
-    columns.run()?;
+    layer.solver.run_columns(&mut columns)?;
     let notes = factor.note(DAMPING).into_iter().chain(dead_note(&hessian)).collect();
     Ok((columns.restored(), notes))
 }
@@ -94,7 +97,7 @@ pub(super) fn gptq(
         return Err(CompressError::Unsupported("gptq with act_order needs static_groups"));
     }
     let order = if act_order { hessian.act_order() } else { (0..layer.row_len).collect() };
-    let Some(factor) = hessian.factor(order, options.damping) else {
+    let Some(factor) = layer.solver.factor(&hessian, order, options.damping)? else {
         return if is_sparsegpt { Err(NOT_POSITIVE_DEFINITE) } else { Ok(None) };
     };
     notes.extend(factor.note(options.damping));
@@ -112,7 +115,7 @@ pub(super) fn gptq(
         Zeros::Mask(keep) => columns.keep = in_order(keep, &factor),
         Zeros::SparseGpt(sparsity) => columns.mask = mask_of(sparsity, layer.row_len)?,
     }
-    columns.run()?;
+    layer.solver.run_columns(&mut columns)?;
     let restored = columns.restored();
     let lines = std::mem::take(&mut columns.lines);
     drop(columns);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::compress::solver::Host;
 use crate::compress::synthetic::{Synthetic, layer_mean, layers, trace};
 use crate::compress::{Compressed, Job, compress, round_to_nearest};
 use crate::model::StoredFormat;
@@ -8,7 +9,7 @@ const INT4: IntFormat = IntFormat { bits: 4, group: Group::Row, symmetric: false
 const PLAIN: GptqOptions = GptqOptions { block: 128, damping: 0.01, act_order: false, static_groups: true };
 
 fn layer(synthetic: &Synthetic) -> Layer<'_> {
-    Layer { dense: &synthetic.dense, row_len: synthetic.shape[1], moments: &synthetic.calibration }
+    Layer { dense: &synthetic.dense, row_len: synthetic.shape[1], moments: &synthetic.calibration, solver: &Host }
 }
 
 fn values(format: GridFormat, synthetic: &Synthetic, options: GptqOptions, zeros: Zeros<'_>) -> Vec<f32> {
@@ -277,7 +278,7 @@ fn bad_hessians_are_told_in_words() {
     assert!(of([f64::NAN, 0.0, 0.0, 1.0]).unwrap_err().contains("not finite"));
     let mut moments = identity(2, 1.0);
     moments.gram = vec![1.0, 5.0, 5.0, 1.0];
-    let layer = Layer { dense: &[0.5, -0.25], row_len: 2, moments: &moments };
+    let layer = Layer { dense: &[0.5, -0.25], row_len: 2, moments: &moments, solver: &Host };
     let error = sparsegpt(&layer, Sparsity::new(SparsityMethod::SparseGpt, 0.5)).unwrap_err();
     assert!(error.to_string().contains("not positive definite"), "{error}");
 }

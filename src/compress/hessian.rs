@@ -6,12 +6,14 @@ use faer::{Mat, MatMut, Par, Side};
 use crate::compress::{CompressError, Moments};
 
 /// H = 2 `XᵀX` / tokens, with 1 on the diagonal of dead inputs.
-pub(super) struct Hessian<'a> {
-    gram: &'a [f64],
+pub(crate) struct Hessian<'a> {
+    pub(crate) gram: &'a [f64],
     width: usize,
-    scale: f64,
-    diagonal: Vec<f64>,
-    mean: f64,
+    /// 2 / tokens.
+    pub(crate) scale: f64,
+    pub(crate) diagonal: Vec<f64>,
+    /// Of the diagonal.
+    pub(crate) mean: f64,
     is_dead: Vec<bool>,
 }
 
@@ -20,7 +22,7 @@ impl<'a> Hessian<'a> {
     ///
     /// # Errors
     /// [`CompressError::Inputs`], [`CompressError::NotCalibrated`] without tokens, [`CompressError::NonFiniteMoments`].
-    pub(super) fn new(moments: &'a Moments, width: usize) -> Result<Self, CompressError> {
+    pub(crate) fn new(moments: &'a Moments, width: usize) -> Result<Self, CompressError> {
         moments.check(width)?;
         let scale = 2.0 / moments.n_tokens() as f64;
         let mut diagonal: Vec<f64> = moments.sum_squares().iter().map(|sum| sum * scale).collect();
@@ -31,12 +33,12 @@ impl<'a> Hessian<'a> {
     }
 
     /// Whether an input was zero in every token.
-    pub(super) fn is_dead(&self) -> &[bool] {
+    pub(crate) fn is_dead(&self) -> &[bool] {
         &self.is_dead
     }
 
     /// Inputs by falling diagonal, equal ones in their own order.
-    pub(super) fn act_order(&self) -> Vec<usize> {
+    pub(crate) fn act_order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.width).collect();
         order.sort_by(|a, b| self.diagonal[*b].total_cmp(&self.diagonal[*a]));
         order
@@ -45,16 +47,8 @@ impl<'a> Hessian<'a> {
     /// Factors H⁻¹ = `UᵀU` with columns in `order`. The damping is raised tenfold, up to 1, until H is positive definite;
     /// `None` if it never is.
     pub(super) fn factor(&self, order: Vec<usize>, damping: f64) -> Option<Factor> {
-        let mut share = damping;
-        loop {
-            if let Some(upper) = self.inverse_factor(&order, share) {
-                return Some(Factor { upper, order, damping: share });
-            }
-            if share >= 1.0 {
-                return None;
-            }
-            share = (share * 10.0).min(1.0);
-        }
+        let found = shares(damping).find_map(|share| Some((self.inverse_factor(&order, share)?, share)));
+        found.map(|(upper, damping)| Factor { upper, order, damping })
     }
 
     /// H + share · mean(diag H) · I.
@@ -80,24 +74,34 @@ impl<'a> Hessian<'a> {
         invert_lower_triangular(view, lower.L(), Par::rayon(0));
         // Reversing a row-major matrix as a whole reverses its rows and its columns.
         upper.reverse();
-        let is_sound = upper.iter().all(|value| value.is_finite()) && (0..width).all(|i| upper[i * (width + 1)] > 0.0);
-        is_sound.then_some(upper)
+        is_sound(&upper, width).then_some(upper)
     }
 }
 
+/// The shares of the mean diagonal that are tried in turn, from `damping` on.
+pub(crate) fn shares(damping: f64) -> impl Iterator<Item = f64> {
+    std::iter::successors(Some(damping), |share| (*share < 1.0).then(|| (share * 10.0).min(1.0)))
+}
+
+/// Whether U (width, width) is finite, and positive on the diagonal.
+pub(crate) fn is_sound(upper: &[f64], width: usize) -> bool {
+    upper.iter().all(|value| value.is_finite()) && (0..width).all(|i| upper[i * (width + 1)] > 0.0)
+}
+
 /// H⁻¹ = `UᵀU` of a damped Hessian whose columns were put in order.
-pub(super) struct Factor {
+#[derive(Debug)]
+pub(crate) struct Factor {
     /// U, (width, width) row-major, upper triangular, positive on the diagonal.
-    pub(super) upper: Vec<f64>,
+    pub(crate) upper: Vec<f64>,
     /// The input of each column.
-    pub(super) order: Vec<usize>,
+    pub(crate) order: Vec<usize>,
     /// The share of the mean diagonal that was added.
-    pub(super) damping: f64,
+    pub(crate) damping: f64,
 }
 
 impl Factor {
     /// Columns.
-    pub(super) fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.order.len()
     }
 

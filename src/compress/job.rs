@@ -10,12 +10,13 @@ use crate::compress::fp8::quantize_fp8;
 use crate::compress::gptq::{GridFormat, Layer, Zeros, gptq, sparsegpt};
 use crate::compress::hqq::hqq;
 use crate::compress::imatrix::{importance, quantize_weighted};
+use crate::compress::low_rank::{factorize_with, lack_of_rank};
 use crate::compress::magnitude::{first_not_finite, largest_magnitude};
-use crate::compress::output_error::output_error;
 use crate::compress::smoothing::activation_grid;
+use crate::compress::solver::{Host, Solver};
 use crate::compress::{
-    ActivationGrid, CompressError, LowRankMatrix, Moments, PackedWeights, SparseMatrix, factorize, keep_mask,
-    low_rank_of_rank, quantize_ggml, round_to_nearest,
+    ActivationGrid, CompressError, LowRankMatrix, Moments, PackedWeights, SparseMatrix, keep_mask, quantize_ggml,
+    round_to_nearest,
 };
 use crate::model::StoredFormat;
 use crate::recipe::{Correction, LayerSettings, LowRank, Rounding, Sparsity, SparsityMethod, WeightFormat};
@@ -56,20 +57,31 @@ pub struct Compressed {
 /// [`CompressError`] when a weight or a calibrated sum is not finite, the shape does not fit the format or the inputs, or
 /// calibrated inputs are missing.
 pub fn compress(job: &Job<'_>) -> Result<Compressed, CompressError> {
+    compress_with(job, &Host)
+}
+
+/// [`compress`], with its heavy linear algebra by `solver`.
+///
+/// # Errors
+/// As [`compress`], and [`CompressError::Device`].
+pub(crate) fn compress_with(job: &Job<'_>, solver: &dyn Solver) -> Result<Compressed, CompressError> {
     // Moments without tokens say nothing.
     let job = Job { moments: job.moments.filter(|moments| moments.n_tokens() > 0), ..*job };
     check(&job)?;
     let mut notes = Vec::new();
     let mut weights = match job.settings.low_rank.filter(|low_rank| !low_rank.is_full()) {
-        Some(low_rank) => factored(&job, low_rank, &mut notes)?,
-        None => without_zeros(&job, rounded(&job, &mut notes)?)?,
+        Some(low_rank) => factored(&job, low_rank, solver, &mut notes)?,
+        None => without_zeros(&job, rounded(&job, solver, &mut notes)?)?,
     };
     if let Some(correction) = job.settings.correction.filter(|correction| correction.rank > 0) {
-        weights = corrected(&job, weights, correction, &mut notes)?;
+        weights = corrected(&job, weights, correction, solver, &mut notes)?;
     }
     let (activations, about_range) = activation_grid(job.settings.activations, job.moments)?;
     notes.extend(about_range);
-    let output_error = job.moments.and_then(|moments| output_error(job.dense, &weights.dequantize(), moments));
+    let output_error = match job.moments {
+        Some(moments) => solver.output_error(job.dense, &weights.dequantize(), moments)?,
+        None => None,
+    };
     Ok(Compressed { weights, activations, output_error, notes })
 }
 
@@ -123,9 +135,14 @@ fn storage(format: WeightFormat, native: StoredFormat) -> Storage {
 }
 
 /// Both thin factors, to nearest in the format of the weights.
-fn factored(job: &Job<'_>, low_rank: LowRank, notes: &mut Vec<String>) -> Result<PackedWeights, CompressError> {
+fn factored(
+    job: &Job<'_>,
+    low_rank: LowRank,
+    solver: &dyn Solver,
+    notes: &mut Vec<String>,
+) -> Result<PackedWeights, CompressError> {
     let [rows, row_len] = job.shape;
-    let factors = factorize(job.dense, job.shape, &low_rank, job.moments)?;
+    let factors = factorize_with(job.dense, job.shape, &low_rank, job.moments, solver)?;
     notes.extend(factors.notes);
     let pack = |weights: &[f32], row_len| to_nearest(weights, row_len, storage(job.settings.weights, job.native));
     let (up, down) = (pack(&factors.up, factors.rank)?, pack(&factors.down, row_len)?);
@@ -138,12 +155,12 @@ fn corrected(
     job: &Job<'_>,
     base: PackedWeights,
     correction: Correction,
+    solver: &dyn Solver,
     notes: &mut Vec<String>,
 ) -> Result<PackedWeights, CompressError> {
     let [rows, row_len] = job.shape;
     let lack: Vec<f32> = job.dense.iter().zip(base.dequantize()).map(|(dense, base)| dense - base).collect();
-    let rank = usize::from(correction.rank);
-    let factors = low_rank_of_rank(&lack, job.shape, rank, correction.method, job.moments)?;
+    let factors = lack_of_rank(&lack, job.shape, correction, job.moments, solver)?;
     notes.extend(factors.notes);
     let [up, down] = [&factors.up, &factors.down].map(|weights| to_f16(weights).map(PackedWeights::F16));
     let shape = [rows, factors.rank, row_len];
@@ -165,12 +182,12 @@ fn without_zeros(job: &Job<'_>, weights: PackedWeights) -> Result<PackedWeights,
 }
 
 /// Prunes and rounds.
-fn rounded(job: &Job<'_>, notes: &mut Vec<String>) -> Result<PackedWeights, CompressError> {
+fn rounded(job: &Job<'_>, solver: &dyn Solver, notes: &mut Vec<String>) -> Result<PackedWeights, CompressError> {
     let Job { dense, shape: [_, row_len], settings, moments, native } = *job;
     let storage = storage(settings.weights, native);
     let rounding = if settings.weights.is_quantized() { settings.rounding } else { Rounding::Nearest };
     let with_inputs = || -> Result<Layer<'_>, CompressError> {
-        Ok(Layer { dense, row_len, moments: moments.ok_or(CompressError::NotCalibrated)? })
+        Ok(Layer { dense, row_len, moments: moments.ok_or(CompressError::NotCalibrated)?, solver })
     };
     let (weights, keep) = match sparsity_of(settings) {
         None => (Cow::Borrowed(dense), None),

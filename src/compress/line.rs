@@ -5,19 +5,19 @@
 /// The arithmetic is in f32 and in this order, which is how GGML blocks and integer matrices are decoded: a value of a
 /// line is the very number that the packed weight stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Line {
+pub(crate) struct Line {
     /// Distance of neighbours; may be negative, and 0 where every code has the same value.
-    pub(super) step: f32,
+    pub(crate) step: f32,
     /// What is taken from every value.
-    pub(super) min: f32,
-    pub(super) bias: u8,
-    pub(super) low: u8,
-    pub(super) high: u8,
+    pub(crate) min: f32,
+    pub(crate) bias: u8,
+    pub(crate) low: u8,
+    pub(crate) high: u8,
 }
 
 impl Line {
     /// The code of the value nearest to `weight`, ties to even.
-    pub(super) fn code(&self, weight: f64) -> u8 {
+    pub(crate) fn code(&self, weight: f64) -> u8 {
         if self.step == 0.0 {
             return self.bias;
         }
@@ -26,12 +26,12 @@ impl Line {
     }
 
     /// The value of `code`.
-    pub(super) fn value(&self, code: u8) -> f32 {
+    pub(crate) fn value(&self, code: u8) -> f32 {
         self.step * (f32::from(code) - f32::from(self.bias)) - self.min
     }
 
     /// The value nearest to `weight`.
-    pub(super) fn nearest(&self, weight: f64) -> f64 {
+    pub(crate) fn nearest(&self, weight: f64) -> f64 {
         f64::from(self.value(self.code(weight)))
     }
 }

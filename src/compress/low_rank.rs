@@ -2,9 +2,10 @@
 
 use faer::{Mat, MatRef};
 
+use crate::compress::solver::{Host, Solver, ThinSvd};
 use crate::compress::whitening::Whitening;
 use crate::compress::{CompressError, Moments};
-use crate::recipe::{LowRank, LowRankMethod, RankRule, rank_of_ratio};
+use crate::recipe::{Correction, LowRank, LowRankMethod, RankRule, rank_of_ratio};
 
 /// Two thin factors: the weights are near `up` · `down`.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,7 +43,18 @@ pub fn factorize(
     low_rank: &LowRank,
     moments: Option<&Moments>,
 ) -> Result<Factors, CompressError> {
-    let parts = Decomposition::new(dense, shape, low_rank.method, moments)?;
+    factorize_with(dense, shape, low_rank, moments, &Host)
+}
+
+/// [`factorize`] by another solver.
+pub(super) fn factorize_with(
+    dense: &[f32],
+    shape: [usize; 2],
+    low_rank: &LowRank,
+    moments: Option<&Moments>,
+    solver: &dyn Solver,
+) -> Result<Factors, CompressError> {
+    let parts = Decomposition::new(dense, shape, low_rank.method, moments, solver)?;
     let rank = match low_rank.rank {
         RankRule::Ratio(ratio) => rank_of_ratio(shape[0], shape[1], ratio, low_rank.align),
         RankRule::Energy(energy) => rank_of_discard(parts.singular_values(), 1.0 - energy, low_rank.align),
@@ -62,7 +74,18 @@ pub fn low_rank_of_rank(
     method: LowRankMethod,
     moments: Option<&Moments>,
 ) -> Result<Factors, CompressError> {
-    Ok(Decomposition::new(dense, shape, method, moments)?.factors(rank))
+    Ok(Decomposition::new(dense, shape, method, moments, &Host)?.factors(rank))
+}
+
+/// [`low_rank_of_rank`] with the rank and the method of `correction`, by another solver.
+pub(super) fn lack_of_rank(
+    lack: &[f32],
+    shape: [usize; 2],
+    correction: Correction,
+    moments: Option<&Moments>,
+    solver: &dyn Solver,
+) -> Result<Factors, CompressError> {
+    Ok(Decomposition::new(lack, shape, correction.method, moments, solver)?.factors(usize::from(correction.rank)))
 }
 
 /// The singular values of `dense`, or of its whitened form, falling.
@@ -75,9 +98,19 @@ pub fn singular_values(
     method: LowRankMethod,
     moments: Option<&Moments>,
 ) -> Result<Vec<f64>, CompressError> {
+    singular_values_with(dense, shape, method, moments, &Host)
+}
+
+/// [`singular_values`] by another solver.
+pub(crate) fn singular_values_with(
+    dense: &[f32],
+    shape: [usize; 2],
+    method: LowRankMethod,
+    moments: Option<&Moments>,
+    solver: &dyn Solver,
+) -> Result<Vec<f64>, CompressError> {
     let whitening = whitening(shape, method, moments)?;
-    let matrix = whitened(dense, shape, whitening.as_ref())?;
-    matrix.singular_values().map_err(|_no_convergence| NO_CONVERGENCE)
+    solver.singular_values(&whitened(dense, shape, whitening.as_ref())?)
 }
 
 /// The smallest rank, rounded up to a multiple of `align`, that discards at most `share` of the squares.
@@ -97,8 +130,6 @@ pub(super) fn rank_of_discard(singular_values: &[f64], share: f64, align: u16) -
 
 /// A share of the squares that rounding alone may leave behind.
 const NOISE: f64 = 1e-28;
-
-const NO_CONVERGENCE: CompressError = CompressError::Factorization("the singular values did not converge");
 
 fn whitening(
     [_, row_len]: [usize; 2],
@@ -130,10 +161,9 @@ pub(super) fn whitened(
 
 /// U, S and V of one matrix, with what whitened it.
 pub(super) struct Decomposition {
-    svd: faer::linalg::solvers::Svd<f64>,
+    svd: ThinSvd,
     whitening: Option<Whitening>,
     shape: [usize; 2],
-    singular_values: Vec<f64>,
 }
 
 impl Decomposition {
@@ -142,29 +172,32 @@ impl Decomposition {
         shape: [usize; 2],
         method: LowRankMethod,
         moments: Option<&Moments>,
+        solver: &dyn Solver,
     ) -> Result<Self, CompressError> {
         let whitening = whitening(shape, method, moments)?;
-        Self::of(&whitened(dense, shape, whitening.as_ref())?, whitening)
+        Self::of(&whitened(dense, shape, whitening.as_ref())?, whitening, solver)
     }
 
     /// Of a matrix that `whitening` already went into.
-    pub(super) fn of(matrix: &Mat<f64>, whitening: Option<Whitening>) -> Result<Self, CompressError> {
-        let svd = matrix.thin_svd().map_err(|_no_convergence| NO_CONVERGENCE)?;
-        let singular_values = svd.S().column_vector().iter().copied().collect();
-        Ok(Self { svd, whitening, shape: [matrix.nrows(), matrix.ncols()], singular_values })
+    pub(super) fn of(
+        matrix: &Mat<f64>,
+        whitening: Option<Whitening>,
+        solver: &dyn Solver,
+    ) -> Result<Self, CompressError> {
+        Ok(Self { svd: solver.thin_svd(matrix)?, whitening, shape: [matrix.nrows(), matrix.ncols()] })
     }
 
     pub(super) fn singular_values(&self) -> &[f64] {
-        &self.singular_values
+        &self.svd.values
     }
 
     /// The factors of the `rank` largest singular values.
     pub(super) fn factors(self, rank: usize) -> Factors {
         let [rows, row_len] = self.shape;
-        let rank = rank.clamp(1, self.singular_values.len());
-        let mut up = self.svd.U().subcols(0, rank).to_owned();
-        let mut down = self.svd.V().subcols(0, rank).to_owned();
-        for (column, value) in down.col_iter_mut().zip(&self.singular_values) {
+        let rank = rank.clamp(1, self.svd.values.len());
+        let mut up = self.svd.u.subcols(0, rank).to_owned();
+        let mut down = self.svd.v.subcols(0, rank).to_owned();
+        for (column, value) in down.col_iter_mut().zip(&self.svd.values) {
             column.iter_mut().for_each(|entry| *entry *= value);
         }
         if let Some(whitening) = &self.whitening {
@@ -178,7 +211,7 @@ impl Decomposition {
                 down.iter_mut().for_each(|entry| *entry /= length);
             }
         }
-        let discarded = self.singular_values[rank..].iter().rev().map(|value| value * value).sum();
+        let discarded = self.svd.values[rank..].iter().rev().map(|value| value * value).sum();
         let mut notes: Vec<String> = self.whitening.and_then(|whitening| whitening.note).into_iter().collect();
         if rank * (rows + row_len) >= rows * row_len {
             notes.push(format!("factors of rank {rank} are not smaller than the {rows} × {row_len} matrix"));
@@ -187,7 +220,7 @@ impl Decomposition {
             up: (0..rows).flat_map(|row| (0..rank).map(move |k| (row, k))).map(|at| up[at] as f32).collect(),
             down: down.col_iter().flat_map(|column| column.iter().map(|entry| *entry as f32)).collect(),
             rank,
-            singular_values: self.singular_values,
+            singular_values: self.svd.values,
             discarded,
             notes,
         }

@@ -19,8 +19,8 @@ fn product(factors: &Factors) -> Vec<f32> {
 /// tr((W − Ŵ) G (W − Ŵ)ᵀ) of the factors before they are rounded to f32, and tr(W G Wᵀ).
 fn exact_error(layer: &Synthetic, method: LowRankMethod, rank: usize) -> (f64, f64, f64) {
     let [rows, width] = layer.shape;
-    let parts = Decomposition::new(&layer.dense, layer.shape, method, Some(&layer.calibration)).unwrap();
-    let (u, v) = (parts.svd.U().to_owned(), parts.svd.V().to_owned());
+    let parts = Decomposition::new(&layer.dense, layer.shape, method, Some(&layer.calibration), &Host).unwrap();
+    let (u, v) = (parts.svd.u.clone(), parts.svd.v.clone());
     let mut down = Mat::from_fn(width, rank, |row, k| v[(row, k)] * parts.singular_values()[k]);
     if let Some(whitening) = &parts.whitening {
         whitening.undo(&mut down);

@@ -29,6 +29,7 @@ mod round_to_nearest;
 pub mod serial;
 mod sharing;
 mod smoothing;
+mod solver;
 mod sparse;
 pub mod structured;
 #[cfg(test)]
@@ -36,21 +37,34 @@ mod synthetic;
 mod whitening;
 
 pub use awq::{Member, awq_scales};
+#[cfg(feature = "cuda")]
+pub(crate) use columns::{Columns, MASK_COLUMNS, Mask, Target, fitted, lowest};
 pub use fp8::FP8_MAX;
 #[cfg(all(test, feature = "cuda"))]
 pub(crate) use fp8::quantize_fp8;
 pub(crate) use ggml::{block_type, restore_rows, round_rows};
 pub use ggml::{dequantize_ggml, quantize_ggml};
+#[cfg(feature = "cuda")]
+pub(crate) use hessian::{Factor, Hessian, is_sound, shares};
+pub(crate) use job::compress_with;
 pub use job::{Compressed, Job, compress};
+#[cfg(feature = "cuda")]
+pub(crate) use line::Line;
+pub(crate) use low_rank::singular_values_with;
 pub use low_rank::{Factors, factorize, low_rank_of_rank, singular_values};
 pub use moments::{MomentParts, Moments, SAMPLE_TOKENS};
-pub(crate) use output_error::output_error;
+#[cfg(feature = "cuda")]
+pub(crate) use output_error::share;
 pub use packed::{ActivationGrid, Fp8Matrix, IntMatrix, LowRankMatrix, PackedWeights, ZeroPoints};
 pub use prune::{keep_mask, wanda_scores};
 pub use rank_allocation::{Spectrum, allocate_ranks, fixed_rank};
 pub use round_to_nearest::round_to_nearest;
+pub(crate) use sharing::shared_basis_with;
 pub use sharing::{SharedBasis, shared_basis, tie};
 pub use smoothing::smoothing_scales;
+pub(crate) use solver::{Host, Solver};
+#[cfg(feature = "cuda")]
+pub(crate) use solver::{NO_CONVERGENCE, ThinSvd};
 pub use sparse::{SparseMatrix, StoredValues};
 
 /// A matrix that cannot be compressed as asked.
@@ -112,6 +126,9 @@ pub enum CompressError {
     /// A decomposition that has no result.
     #[error("compress: {0}")]
     Factorization(&'static str),
+    /// The device that did the heavy part failed.
+    #[error("compress: {0}")]
+    Device(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Bytes that are no compressed layer of ours.
     #[error("read a compressed layer: {0}")]
     Stored(&'static str),

@@ -14,11 +14,16 @@ const BAND: usize = 32;
 /// As `tr(ΔW G ΔWᵀ)` / `tr(W G Wᵀ)` with G = `XᵀX`, in f64.
 ///
 /// - `dense`, `restored`: (rows, `in_features`) of the moments
-pub(crate) fn output_error(dense: &[f32], restored: &[f32], moments: &Moments) -> Option<f64> {
+pub(super) fn output_error(dense: &[f32], restored: &[f32], moments: &Moments) -> Option<f64> {
     let error = quadratic_form(moments.gram(), moments.n_inputs(), dense.len(), |place| {
         f64::from(dense[place]) - f64::from(restored[place])
     });
     let whole = quadratic_form(moments.gram(), moments.n_inputs(), dense.len(), |place| f64::from(dense[place]));
+    share(error, whole)
+}
+
+/// The part of the outputs' squares that are errors, of both sums.
+pub(crate) fn share(error: f64, whole: f64) -> Option<f64> {
     // Rounding may leave a sum of squares a hair below zero.
     (whole > 0.0).then(|| error.max(0.0) / whole)
 }

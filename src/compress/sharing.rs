@@ -1,6 +1,7 @@
 //! One tensor, or one basis of the inputs, for several layers.
 
 use crate::compress::low_rank::{Decomposition, whitened};
+use crate::compress::solver::{Host, Solver};
 use crate::compress::whitening::Whitening;
 use crate::compress::{CompressError, Moments};
 
@@ -51,6 +52,20 @@ pub fn shared_basis(
     rank: usize,
     moments: &[&Moments],
 ) -> Result<SharedBasis, CompressError> {
+    shared_basis_with(members, shape, rank, moments, &Host)
+}
+
+/// [`shared_basis`], with its decomposition by `solver`.
+///
+/// # Errors
+/// As [`shared_basis`], and [`CompressError::Device`].
+pub(crate) fn shared_basis_with(
+    members: &[&[f32]],
+    shape: [usize; 2],
+    rank: usize,
+    moments: &[&Moments],
+    solver: &dyn Solver,
+) -> Result<SharedBasis, CompressError> {
     let [rows, row_len] = shape;
     let len = rows.saturating_mul(row_len);
     if let Some(other) = members.iter().find(|member| member.len() != len) {
@@ -66,7 +81,7 @@ pub fn shared_basis(
     }
     let whitening = Whitening::of_gram(&gram, row_len)?;
     let stacked = whitened(&members.concat(), [rows * members.len(), row_len], Some(&whitening))?;
-    let factors = Decomposition::of(&stacked, Some(whitening))?.factors(rank);
+    let factors = Decomposition::of(&stacked, Some(whitening), solver)?.factors(rank);
     Ok(SharedBasis {
         down: factors.down,
         ups: factors.up.chunks(rows * factors.rank).map(<[f32]>::to_vec).collect(),

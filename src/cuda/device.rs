@@ -93,6 +93,10 @@ impl Device {
         ceilings::measure(&self.card)
     }
 
+    pub(super) fn card(&self) -> &Rc<dyn Card> {
+        &self.card
+    }
+
     /// Counts the most bytes anew from now on.
     pub fn forget_peak(&self) {
         self.card.forget_peak();

@@ -43,6 +43,10 @@ mod profile;
 mod profile_tests;
 mod rounding;
 mod score;
+mod solver;
+#[cfg(test)]
+mod solver_tests;
+mod svd;
 mod text;
 mod upload;
 #[cfg(test)]

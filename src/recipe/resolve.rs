@@ -6,8 +6,8 @@ use crate::device::{DeviceInfo, DeviceSpec};
 use crate::model::{Layer, LayerPath, ModelGraph};
 use crate::recipe::plan::counts_for_bits;
 use crate::recipe::{
-    AttentionForm, KvCacheSettings, KvFormat, LayerSettings, PartialSettings, Plan, Problem, Recipe, RecipeIssue,
-    Target, layer_checks, whole,
+    AttentionForm, KvCacheSettings, LayerSettings, PartialSettings, Plan, Problem, Recipe, RecipeIssue, Target,
+    layer_checks, whole,
 };
 
 enum Matcher {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::compress::owl::{OwlBlock, owl_fractions};
-use crate::compress::{Moments, Spectrum, allocate_ranks, fixed_rank, singular_values, wanda_scores};
+use crate::compress::{Host, Moments, Spectrum, allocate_ranks, fixed_rank, singular_values_with, wanda_scores};
 use crate::model::Layer;
 use crate::nn::NnError;
 use crate::recipe::{Allocation, LayerSettings, LowRank, LowRankMethod, Policy, RankRule, Sparsity};
@@ -87,7 +87,7 @@ fn spread(
     let members: Vec<_> = group.iter().map(|member| (&member.layer.path, settings[member.index])).collect();
     let versions = (CURRENT.allocation, CURRENT.moments, CURRENT.pruning, CURRENT.low_rank);
     let text = work.text_hash();
-    let key = keys::hash("allocated", &(versions, base.hash, text, members));
+    let key = keys::hash(&keys::made_by("allocated", work.place), &(versions, base.hash, text, members));
     let stored = work.stored(key).and_then(|bytes| lists::from_bytes::<1>(&bytes));
     if let Some([Some(bits)]) = stored {
         let pairs = bits.as_chunks::<2>().0.iter();
@@ -171,6 +171,7 @@ fn budget_group(blocks: Blocks<'_>, group: &[Member<'_>], settings: &LayerSettin
     let Some(LowRank { method, rank: RankRule::ErrorBudget(budget), align }) = settings.low_rank else {
         return Ok(vec![1.0; group.len()]);
     };
+    let solver = blocks.work.place.solver().unwrap_or(&Host);
     let mut spectra = Vec::with_capacity(group.len());
     blocks.each(group, method == LowRankMethod::Whitened, |members, moments| {
         for member in members {
@@ -179,7 +180,10 @@ fn budget_group(blocks: Blocks<'_>, group: &[Member<'_>], settings: &LayerSettin
             }
             let (dense, shape) = blocks.weights(member)?;
             let failed = keys::of_layer(&member.layer.path);
-            spectra.push((singular_values(&dense, shape, method, read(moments, member)).map_err(failed)?, shape));
+            spectra.push((
+                singular_values_with(&dense, shape, method, read(moments, member), solver).map_err(failed)?,
+                shape,
+            ));
         }
         Ok(())
     })?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::compress::{Compressed, Job, Moments, PackedWeights, compress};
+use crate::compress::{Compressed, Host, Job, Moments, PackedWeights, Solver, compress_with};
 use crate::model::Layer;
 use crate::nn::{Linear, LinearParts, Llama, LlamaParts};
 use crate::recipe::Policy;
@@ -204,12 +204,23 @@ impl<'a> Build<'a> {
         }
         let none = BlockScales::new();
         let scales = scales.unwrap_or(&none);
-        let compressed = jobs.into_par_iter().map(|(target, dense, bias)| {
+        let of_target = |target: &Target<'_>| {
             let input = Input::of(target.layer.role).filter(|_| target.settings.needs_calibration());
-            let moments = input.and_then(|input| moments.get(&input));
-            compress_one(target, &dense, moments, scales, bias)
-        });
-        let compressed: Vec<Task<'_, '_>> = compressed.collect::<Result<_, _>>()?;
+            input.and_then(|input| moments.get(&input))
+        };
+        let solver = self.work.place.solver();
+        // A card stays on its thread; what it does not make faster is done beside each other.
+        let is_for_card = |target: &Target<'_>| solver.is_some() && keys::is_costly(&target.settings);
+        let (for_card, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(target, ..)| is_for_card(target));
+        let make = |(target, dense, bias): (_, Arc<Linear>, _), solver: &dyn Solver| {
+            compress_one(target, &dense, (of_target(target), scales), bias, solver)
+        };
+        let mut compressed: Vec<Task<'_, '_>> = Vec::with_capacity(targets.len());
+        for job in for_card {
+            compressed.push(make(job, solver.unwrap_or(&Host))?);
+        }
+        let others: Result<Vec<_>, _> = others.into_par_iter().map(|job| make(job, &Host)).collect();
+        compressed.extend(others?);
         for task in compressed {
             if keys::is_costly(&task.target.settings) && self.work.files.is_some() {
                 let [head, body] = database::layer_bytes(&task.compressed, task.secs);
@@ -287,9 +298,9 @@ impl Task<'_, '_> {
 fn compress_one<'a, 'b>(
     target: &'a Target<'b>,
     dense: &Linear,
-    moments: Option<&Moments>,
-    scales: &BlockScales,
+    (moments, scales): (Option<&Moments>, &BlockScales),
     bias: Option<Tensor>,
+    solver: &dyn Solver,
 ) -> Result<Task<'a, 'b>, RuntimeError> {
     let start = Instant::now();
     let role = target.layer.role;
@@ -306,7 +317,7 @@ fn compress_one<'a, 'b>(
     };
     let job =
         Job { dense: &weights, shape: target.shape, settings: &target.settings, native: target.layer.stored, moments };
-    let mut compressed = compress(&job).map_err(keys::of_layer(&target.layer.path))?;
+    let mut compressed = compress_with(&job, solver).map_err(keys::of_layer(&target.layer.path))?;
     compressed.notes.extend(target.note.map(str::to_owned));
     Ok(Task { target, compressed, secs: start.elapsed().as_secs_f64(), bias })
 }

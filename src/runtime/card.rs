@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::checkpoint::Checkpoint;
+use crate::compress::Solver;
 use crate::cuda::{self, CudaError, Device, Model, Reading, States, Text};
 use crate::device::CardCeilings;
 use crate::kernels::Divergence;
@@ -81,6 +82,10 @@ impl Card {
 
     pub(super) fn forget_peak(&self) {
         self.0.forget_peak();
+    }
+
+    pub(super) fn solver(&self) -> &dyn Solver {
+        &self.0
     }
 }
 

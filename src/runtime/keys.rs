@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::compress::CompressError;
 use crate::model::{LayerPath, StoredFormat};
 use crate::recipe::{LayerSettings, LowRankMethod, Policy, Rounding};
+use crate::runtime::Place;
 use crate::runtime::calibrate::Input;
 
 /// BLAKE3.
@@ -30,6 +31,9 @@ pub(super) struct Versions {
     pub(super) correction: u32,
     pub(super) activations: u32,
 }
+
+/// The version of the linear algebra in `cuda/`, whose sums have another order than the processor's.
+const CARD_SOLVER: u32 = 1;
 
 /// The versions of this program.
 pub(super) const CURRENT: Versions = Versions {
@@ -111,11 +115,27 @@ pub(super) struct LayerIdentity<'a> {
     pub(super) inputs: Option<Inputs>,
     /// The layers of the block where scales move between them.
     pub(super) scaled: Option<Hash>,
+    /// The version of the card's linear algebra that makes it; `None` where the processor's does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) solver: Option<u32>,
 }
 
 impl LayerIdentity<'_> {
     pub(super) fn hash(&self, versions: &Versions) -> Hash {
         hash("layer", &(self, versions.of(self.settings)))
+    }
+}
+
+/// The version of the card's linear algebra, where the heavy part of a layer with these settings is done by it.
+pub(super) fn solver(settings: &LayerSettings, place: &Place) -> Option<u32> {
+    place.solver().filter(|_| is_costly(settings)).map(|_| CARD_SOLVER)
+}
+
+/// A kind of result that takes heavy linear algebra, by who does it.
+pub(super) fn made_by(kind: &str, place: &Place) -> String {
+    match place.solver() {
+        None => kind.to_owned(),
+        Some(_) => format!("{kind} by card {CARD_SOLVER}"),
     }
 }
 
@@ -150,7 +170,8 @@ mod tests {
         let path = LayerPath::from("a");
         let key = |settings: &LayerSettings, versions: &Versions| {
             let (base, shape, native) = ([7; 32], [8, 8], StoredFormat::F16);
-            LayerIdentity { base, path: &path, shape, native, settings, inputs: None, scaled: None }.hash(versions)
+            LayerIdentity { base, path: &path, shape, native, settings, inputs: None, scaled: None, solver: None }
+                .hash(versions)
         };
         let raised = Versions { gptq: CURRENT.gptq + 1, ..CURRENT };
         assert_ne!(key(&gptq, &CURRENT), key(&gptq, &raised));
@@ -182,6 +203,7 @@ mod tests {
             settings: &settings,
             inputs: Some(inputs),
             scaled: None,
+            solver: None,
         };
         let other = LayerPath::from("b");
         let others = [
@@ -194,6 +216,7 @@ mod tests {
             LayerIdentity { inputs: Some(Inputs { policy: Policy::Dense, ..inputs }), ..first },
             LayerIdentity { inputs: Some(Inputs { upstream: [1; 32], ..inputs }), ..first },
             LayerIdentity { scaled: Some([1; 32]), ..first },
+            LayerIdentity { solver: Some(1), ..first },
         ];
         assert!(others.iter().all(|other| other.hash(&CURRENT) != first.hash(&CURRENT)));
     }

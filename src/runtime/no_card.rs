@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use crate::checkpoint::Checkpoint;
+use crate::compress::Solver;
 use crate::device::{CardCeilings, DeviceSpec};
 use crate::model::Layer;
 use crate::nn::{Linear, Llama, Work};
@@ -65,6 +66,10 @@ impl Card {
     }
 
     pub(super) fn forget_peak(&self) {
+        match *self {}
+    }
+
+    pub(super) fn solver(&self) -> &dyn Solver {
         match *self {}
     }
 }

@@ -140,6 +140,7 @@ impl BlockOutline<'_> {
                 settings: &target.settings,
                 inputs: inputs.filter(|_| is_calibrated),
                 scaled: scales_key,
+                solver: keys::solver(&target.settings, work.place),
             };
             target.key = identity.hash(&CURRENT);
             target.note = Input::of(target.layer.role).and_then(|input| unscaled.get(&input).copied());

@@ -1,9 +1,10 @@
-//! Where the models of a worker run: on the processor, which makes them, or on a card beside it.
+//! Where the models of a worker run, and who does the heavy part of making them: the processor, or a card beside it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::compress::Solver;
 use crate::device::{CardCeilings, DeviceSpec};
 use crate::kernels::Divergence;
 use crate::nn::{KvCache, Llama, Mark, Probe, Work};
@@ -160,6 +161,11 @@ impl Place {
     /// When the card fails.
     pub fn ceilings(&self) -> Result<Option<CardCeilings>, RuntimeError> {
         self.card.as_ref().map(Card::ceilings).transpose()
+    }
+
+    /// Who does the heavy linear algebra of compression where the processor does not.
+    pub(crate) fn solver(&self) -> Option<&dyn Solver> {
+        self.card.as_ref().map(Card::solver)
     }
 
     /// Counts the most bytes on the card anew from now on.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::compress::{
-    ActivationGrid, Compressed, Job, LowRankMatrix, Moments, PackedWeights, compress, output_error, shared_basis, tie,
+    ActivationGrid, Compressed, Host, Job, LowRankMatrix, Moments, PackedWeights, compress, shared_basis_with, tie,
 };
 use crate::model::Layer;
 use crate::nn::{Linear, LinearParts, Llama, LlamaParts, NnError, SharedFactors};
@@ -184,7 +184,7 @@ impl Group<'_> {
         let members: Vec<_> =
             self.members.iter().map(|(index, layer)| (&layer.path, work.plan.layers[*index].settings)).collect();
         let versions = (CURRENT.sharing, CURRENT.moments, CURRENT.packing);
-        keys::hash("basis", &(versions, base, self.sharing, members, text))
+        keys::hash(&keys::made_by("basis", work.place), &(versions, base, self.sharing, members, text))
     }
 
     /// The factors of every member, packed in its format.
@@ -199,7 +199,8 @@ impl Group<'_> {
         let rank = basis_rank(shape, self.members.len(), self.sharing.ratio.unwrap_or(1.0));
         let dense: Vec<&[f32]> = weights.iter().map(Vec::as_slice).collect();
         let moments: Vec<&Moments> = self.moments.iter().collect();
-        let basis = shared_basis(&dense, shape, rank, &moments).map_err(&failed)?;
+        let solver = work.place.solver().unwrap_or(&Host);
+        let basis = shared_basis_with(&dense, shape, rank, &moments, solver).map_err(&failed)?;
         let settings = LayerSettings::of(work.plan.layers[*index].settings.weights);
         let pack = |dense: &[f32], shape: [usize; 2]| {
             let job = Job { dense, shape, settings: &settings, native: first.stored, moments: None };
@@ -212,7 +213,7 @@ impl Group<'_> {
             let up = Box::new(pack(up, [rows, rank])?);
             let weights =
                 PackedWeights::LowRank(LowRankMatrix { up, down: down.clone(), shape: [rows, rank, row_len] });
-            let output_error = output_error(dense, &weights.dequantize(), moments);
+            let output_error = solver.output_error(dense, &weights.dequantize(), moments).map_err(&failed)?;
             layers.push(Compressed { weights, activations: ActivationGrid::Float, output_error, notes: Vec::new() });
         }
         if let Some(first) = layers.first_mut() {

@@ -109,6 +109,25 @@ fn a_fault_is_a_result_and_the_next_trial_has_the_same_numbers() {
 }
 
 #[test]
+fn a_fault_while_a_layer_is_compressed_has_its_class() {
+    let study = Study::new();
+    let recipe = shipped("gptq-4").calibrated_on(&study.toy.path().join("text.jsonl"));
+    for (fault, kind, reason) in [
+        (
+            "launch:2:700",
+            FailureKind::Device,
+            "q_proj: compress: the card stopped a kernel: illegal address (error 700)",
+        ),
+        ("allocate:60:2", FailureKind::OutOfMemory, "compress: the card has no memory left for "),
+    ] {
+        let mut handle = study.toy.handle(&study.once(fault));
+        let spec = TrialSpec { recipe: recipe.clone(), ..study.spec(0) };
+        assert_failed(&run(&mut handle, &spec), kind, reason, fault);
+        study.check_next(&mut handle, 1, fault);
+    }
+}
+
+#[test]
 fn a_fault_in_a_recorded_step_is_a_result() {
     let study = Study::new();
     let sample = SampleWorkload { prompt: "ĀāĂ".to_owned(), tokens: 12, temperature: 0.0 };

@@ -192,6 +192,43 @@ fn every_kind_of_format_has_the_processor_s_quality_on_a_card() {
     }
 }
 
+/// The card's linear algebra sums in another order: codes come out the same here, and factors to the last bits of f64.
+#[test]
+fn layers_that_a_card_compresses_have_the_processor_s_quality() {
+    let toy = Toy::new();
+    let plain = "format_version = 1\nname = \"plain\"\n[default]\nweights = \"native\"\n\
+                 low_rank = { method = \"svd\", ratio = 0.7 }\n";
+    let calibrated = |name: &str| shipped(name).calibrated_on(&toy.path().join("text.jsonl"));
+    let recipes = [
+        calibrated("gptq-4"),
+        calibrated("gptq-q4_0"),
+        calibrated("sparsegpt-2-4"),
+        calibrated("svd-90"),
+        Recipe::from_toml(plain).unwrap(),
+    ];
+    let (mut card, mut processor) = (toy.handle(""), toy.on_processor());
+    for (number, recipe) in recipes.into_iter().enumerate() {
+        // The processor rounds the activations of GGML types.
+        let bound = if number == 1 { 2e-2 } else { 1e-4 };
+        let [found, expected] = [(&mut card, CARD), (&mut processor, PROCESSOR)]
+            .map(|(worker, device)| measured(run(worker, &toy.quality(number as u32, &recipe, device)).outcome));
+        let [found_layers, expected_layers] =
+            [&found, &expected].map(|measured| measured.compression.as_ref().unwrap().layers.clone());
+        assert!(found_layers.len() >= 14 && found_layers.len() == expected_layers.len(), "{}", recipe.name);
+        for (found, expected) in found_layers.iter().zip(&expected_layers) {
+            // Both keep their layers in one store.
+            let is_anew = !found.from_database && !expected.from_database;
+            assert!(is_anew && found.packed_bytes == expected.packed_bytes, "{}: {found:?} {expected:?}", recipe.name);
+            let errors = [found.output_error, expected.output_error].map(Option::unwrap_or_default);
+            assert!((errors[0] - errors[1]).abs() <= 1e-5 * errors[1], "{}: {errors:?}", recipe.name);
+        }
+        for (found, expected) in found.quality.unwrap().windows.iter().zip(&expected.quality.unwrap().windows) {
+            let distance = (found.nll - expected.nll).abs();
+            assert!(distance < bound * (1.0 + expected.nll.abs()), "{}: {distance}", recipe.name);
+        }
+    }
+}
+
 #[test]
 fn what_a_card_calibrates_has_the_processor_s_quality() {
     let toy = Toy::new();

@@ -204,6 +204,9 @@ const Entry ENTRIES[] = {
     ENTRIES_OF_CACHE(f32) ENTRIES_OF_CACHE(f16) ENTRIES_OF_CACHE(q8_0) ENTRIES_OF_CACHE(q4_0)
     ENTRY(read_again) ENTRY(multiply_adds) ENTRY(dot_products) ENTRY(nothing)
     ENTRY(add_gram) ENTRY(add_magnitudes) ENTRY(copy_rows) ENTRY(add_floats)
+    ENTRY(multiply) ENTRY(quadratic_form) ENTRY(gather_damped) ENTRY(factor_block) ENTRY(reverse_lower) ENTRY(feed_back)
+    ENTRY(score_columns) ENTRY(range_of_columns) ENTRY(rotate_rows) ENTRY(mark_diagonal)
+    ENTRY(square_lengths)
 };
 
 }  // namespace

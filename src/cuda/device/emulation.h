@@ -68,6 +68,11 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes) {
     return value;
 }
 
+template <class T>
+T __shfl_sync(unsigned mask, T value, int lane) {
+    return __shfl_xor_sync(mask, value, static_cast<int>(threadIdx.x % 32) ^ lane);
+}
+
 inline int __dp4a(int a, int b, int sum) {
     for (int i = 0; i < 4; ++i) sum += static_cast<int8_t>(a >> (8 * i)) * static_cast<int8_t>(b >> (8 * i));
     return sum;

@@ -6,3 +6,5 @@
 #include "pass.cuh"
 #include "products.cuh"
 #include "reduce.cuh"
+#include "solve.cuh"
+#include "svd.cuh"

@@ -325,6 +325,10 @@ fn uuid(device: DeviceSpec) -> Result<Option<String>, Failure> {
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn failure(error: RuntimeError) -> Failure {
     let kind = match &error {
+        #[cfg(feature = "cuda")]
+        RuntimeError::Compress { source, .. } if card_error(source).is_some() => {
+            card_error(source).map_or(FailureKind::Device, card_failure)
+        }
         RuntimeError::Checkpoint(_)
         | RuntimeError::BrokenWeight { .. }
         | RuntimeError::Nn(NnError::Missing(_) | NnError::Shape(_) | NnError::Stored(_)) => FailureKind::Model,
@@ -344,6 +348,12 @@ fn failure(error: RuntimeError) -> Failure {
         _ => "",
     };
     Failure::new(kind, format!("{error}{hint}"))
+}
+
+/// What a card told while it compressed a layer.
+#[cfg(feature = "cuda")]
+fn card_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a crate::cuda::CudaError> {
+    error.source().and_then(|source| source.downcast_ref())
 }
 
 /// The class of what happened on a card.
