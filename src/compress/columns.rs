@@ -242,7 +242,9 @@ impl<'a> Columns<'a> {
         });
         let mut scores: Vec<(u64, usize)> = scores.collect();
         let pruned = lowest(&mut scores, self.n_pruned(columns, fraction));
-        pruned.iter().for_each(|(_, place)| self.keep[*place] = false);
+        for (_, place) in pruned {
+            self.keep[*place] = false;
+        }
     }
 
     /// Weights of `columns` that go, so that ⌊`fraction` · weights⌋ of all up to there are zero.

@@ -370,7 +370,9 @@ impl<'a> Pass<'a> {
         let mut keep = vec![1_u8; found.len()];
         let mut found: Vec<(u64, usize)> = found.into_iter().map(f64::to_bits).zip(0..).collect();
         let pruned = lowest(&mut found, columns.n_pruned(run.clone(), fraction));
-        pruned.iter().for_each(|(_, place)| keep[*place] = 0);
+        for (_, place) in pruned {
+            keep[*place] = 0;
+        }
         if let Keep::OfRun(buffer, of) = &mut self.keep {
             buffer.write(&keep)?;
             *of = run;

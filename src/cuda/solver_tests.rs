@@ -204,7 +204,7 @@ fn matrix([rows, columns]: [usize; 2], rank: usize, decay: f64) -> Mat<f64> {
     let of = |seed, n| Mat::from_fn(n, rank, |i, j| f64::from(noise(seed, i * rank + j, 1.0)));
     let (left, mut right) = (of(1, rows), of(2, columns));
     for (power, column) in right.col_iter_mut().enumerate() {
-        column.iter_mut().for_each(|value| *value *= decay.powi(power as i32));
+        column.iter_mut().for_each(|value| *value *= decay.powf(power as f64));
     }
     &left * right.transpose()
 }
