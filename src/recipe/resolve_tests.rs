@@ -1,7 +1,8 @@
 use super::*;
 use crate::model::fixtures::tiny_graph;
 use crate::recipe::{
-    Execution, Group, IntFormat, Pattern, SparseStorage, Sparsity, SparsityMethod, SparsityScope, WeightFormat,
+    Execution, Group, IntFormat, KvFormat, Pattern, SparseStorage, Sparsity, SparsityMethod, SparsityScope,
+    WeightFormat,
 };
 
 fn cpu() -> DeviceInfo {

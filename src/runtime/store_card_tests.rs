@@ -18,8 +18,12 @@ fn text() -> CalibrationText {
 }
 
 fn build(store: &mut ModelStore, recipe: &str) -> Variant {
+    build_on(store, recipe, &text())
+}
+
+fn build_on(store: &mut ModelStore, recipe: &str, text: &CalibrationText) -> Variant {
     let plan = plan(store, recipe);
-    store.build(&plan, Some(&text()), &()).unwrap()
+    store.build(&plan, Some(text), &()).unwrap()
 }
 
 fn in_folder(store: ModelStore, dir: &Path) -> ModelStore {
@@ -35,10 +39,10 @@ fn error_difference(a: &Variant, b: &Variant) -> f64 {
 }
 
 /// `bound` is relative, of the layers' errors; the model of the variant is given with that of the processor.
-fn check(recipe: &str, bound: f64) -> [Arc<Llama>; 2] {
+fn check(recipe: &str, text: &CalibrationText, bound: f64) -> [Arc<Llama>; 2] {
     let toy = Toy::new(|config| (config.attention_bias, config.mlp_bias) = (true, true));
     let (mut host, mut on_card) = (open(&toy), open(&toy).moved_to(card()));
-    let (expected, found) = (build(&mut host, recipe), build(&mut on_card, recipe));
+    let [expected, found] = [&mut host, &mut on_card].map(|store| build_on(store, recipe, text));
     assert!(on_card.reference().layers().all(|layer| !layer.is_made()), "{recipe}: only the card multiplies");
     let error = error_difference(&found, &expected);
     assert!(error <= bound, "{recipe}: {error}");
@@ -54,7 +58,7 @@ const DENSE: &str = "\n[calibration]\npolicy = \"dense\"";
 fn a_variant_calibrated_on_a_card_is_the_processor_s_but_for_rounding() {
     let wanda = "[default]\nsparsity = { method = \"wanda\", fraction = 0.5 }";
     for policy in ["", DENSE] {
-        let [found, expected] = check(&format!("{wanda}{policy}"), 1e-3);
+        let [found, expected] = check(&format!("{wanda}{policy}"), &text(), 1e-3);
         assert!(difference(&logits(&found), &logits(&expected)) <= 1e-3, "{policy}");
     }
 }
@@ -62,8 +66,8 @@ fn a_variant_calibrated_on_a_card_is_the_processor_s_but_for_rounding() {
 #[test]
 fn a_search_and_a_feedback_over_a_card_s_sums_err_as_over_the_processor_s() {
     // What is rounded to the next grid point or searched may be decided otherwise here and there.
-    check("[default]\nweights = { int = { bits = 4, group = 32 } }\nrounding = \"awq\"", 2e-2);
-    check(&format!("{GPTQ}{DENSE}"), 5e-2);
+    check("[default]\nweights = { int = { bits = 4, group = 32 } }\nrounding = \"awq\"", &long_text(), 2e-2);
+    check(&format!("{GPTQ}{DENSE}"), &long_text(), 5e-2);
 }
 
 #[test]
