@@ -20,7 +20,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("cache", &["compress", "model", "recipe"]),
     ("nn", &["compress", "kernels", "model", "recipe"]),
     ("runtime", &["cache", "checkpoint", "compress", "kernels", "model", "nn", "recipe"]),
-    ("runtime/card.rs", &["cuda", "kernels", "nn"]),
+    ("runtime/card.rs", &["cuda", "kernels", "model", "nn"]),
     ("runtime/device.rs", &["cuda", "kernels"]),
     ("runtime/mod.rs", &["cache", "checkpoint", "compress", "cuda", "kernels", "model", "nn", "recipe"]),
     ("eval", &["checkpoint", "kernels", "model", "nn", "runtime", "study"]),
