@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::compress::{Moments, SAMPLE_TOKENS};
-use crate::model::{LayerPath, LayerRole, Operation};
+use crate::model::{LayerPath, LayerRole};
 use crate::nn::{Block, Linear, Llama, NnError, Observer, with_values};
 use crate::runtime::card::CardStates;
 use crate::runtime::{Place, RuntimeError, Watch};
@@ -73,16 +73,6 @@ impl Input {
             LayerRole::DownProj => Self::Channels,
             LayerRole::Embedding | LayerRole::Head => return None,
         })
-    }
-
-    /// The operation that makes it.
-    pub(super) fn made_by(self) -> Operation {
-        match self {
-            Self::Attention => Operation::AttentionNorm,
-            Self::Heads => Operation::Attention,
-            Self::Mlp => Operation::MlpNorm,
-            Self::Channels => Operation::Activation,
-        }
     }
 
     /// The first layer of `block` that reads it; `None` where that part was removed.

@@ -16,9 +16,9 @@ use crate::compress::Solver;
 use crate::cuda::{self, CudaError, Device, Model, Reading, States, Text};
 use crate::device::CardCeilings;
 use crate::kernels::Divergence;
-use crate::model::Layer;
+use crate::model::{Layer, Operation};
 use crate::nn::{Linear, Llama, Mark, NnError, Work};
-use crate::runtime::calibrate::{BlockMoments, Way};
+use crate::runtime::calibrate::{BlockMoments, Input, Way};
 use crate::runtime::place::{Scorer, Steps, Timed};
 use crate::runtime::timing::nanos;
 use crate::runtime::{RuntimeError, Sampling};
@@ -96,11 +96,21 @@ impl CardStates {
         keep_going: &mut dyn FnMut(usize) -> bool,
     ) -> Result<BlockMoments, RuntimeError> {
         let Way { model, block, wanted, sample_every, onward } = way;
-        let behind: Vec<_> = wanted.iter().map(|input| input.made_by()).collect();
+        let behind: Vec<_> = wanted.iter().copied().map(made_by).collect();
         let reading = Reading { behind: &behind, sample_every, goes_on: onward };
         let found = self.0.through_block(model, block, reading, keep_going)?;
         let mut found = found.ok_or(RuntimeError::Cancelled)?;
-        Ok(wanted.iter().filter_map(|input| Some((*input, found.remove(&input.made_by())?))).collect())
+        Ok(wanted.iter().filter_map(|input| Some((*input, found.remove(&made_by(*input))?))).collect())
+    }
+}
+
+/// The operation whose results the input is.
+fn made_by(input: Input) -> Operation {
+    match input {
+        Input::Attention => Operation::AttentionNorm,
+        Input::Heads => Operation::Attention,
+        Input::Mlp => Operation::MlpNorm,
+        Input::Channels => Operation::Activation,
     }
 }
 

@@ -76,7 +76,7 @@ impl Card {
 
 impl CardStates {
     pub(super) fn through(
-        &mut self,
+        &self,
         _way: Way<'_>,
         _keep_going: &mut dyn FnMut(usize) -> bool,
     ) -> Result<BlockMoments, RuntimeError> {

@@ -253,8 +253,9 @@ fn what_a_card_calibrates_has_the_processor_s_quality() {
             let report = measured.compression.as_ref().and_then(|report| report.calibration.clone());
             report.unwrap_or_else(|| panic!("{}", recipe.name)).read_blocks
         };
-        // The store that both share holds nothing that the other takes.
-        assert_eq!([calibration(&found), calibration(&expected)], [2, 2], "{}", recipe.name);
+        // In the store that both share a device finds its own sums alone: those of the first block, which all recipes read.
+        let read = if number == 0 { [2, 2] } else { [1, 1] };
+        assert_eq!([calibration(&found), calibration(&expected)], read, "{}", recipe.name);
         predicted(&found, &recipe.name);
         let (found, expected) = (found.quality.unwrap(), expected.quality.unwrap());
         for (found, expected) in found.windows.iter().zip(&expected.windows) {
