@@ -228,7 +228,3 @@ impl ModelStore {
 #[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;
-
-#[cfg(all(test, feature = "cuda"))]
-#[path = "stored_tests.rs"]
-mod stored_tests;
