@@ -61,8 +61,8 @@ pub(super) fn upload(
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         // Whatever ends this closure closes the channels, which ends the readers.
-        let (give, free) = crossbeam_channel::unbounded();
-        let (tell, laid) = crossbeam_channel::unbounded();
+        let (give, free) = crossbeam_channel::bounded(memory.len());
+        let (tell, laid) = crossbeam_channel::bounded(memory.len() + n_readers);
         for memory in &mut memory {
             give.send(memory.bytes()).expect("the readers begin below");
         }

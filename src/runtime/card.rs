@@ -51,6 +51,7 @@ impl Card {
     }
 
     /// A layer as the checkpoint has it, whose weights are read when they are used.
+    #[expect(clippy::unused_self, reason = "only who has a card asks for such layers")]
     pub(super) fn layer(
         &self,
         checkpoint: &Arc<Checkpoint>,

@@ -236,10 +236,7 @@ impl ModelStore {
 #[path = "store_tests.rs"]
 mod tests;
 
-#[cfg(all(test, feature = "cuda"))]
+#[cfg(test)]
+#[cfg(feature = "cuda")]
 #[path = "store_card_tests.rs"]
 mod card_tests;
-
-#[cfg(all(test, feature = "cuda"))]
-#[path = "stored_tests.rs"]
-mod stored_tests;

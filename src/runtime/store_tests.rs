@@ -1,3 +1,7 @@
+#[cfg(feature = "cuda")]
+#[path = "stored_tests.rs"]
+mod stored;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,7 +17,7 @@ use crate::recipe::Recipe;
 const CPU: DeviceSpec = DeviceSpec::Cpu { threads: 2 };
 
 /// Writes a toy as a folder of safetensors in f32.
-pub(super) fn write_toy(toy: &Toy, dir: &Path) {
+fn write_toy(toy: &Toy, dir: &Path) {
     let LlamaConfig { hidden_size, intermediate_size, n_blocks, n_heads, n_kv_heads, vocab_size, max_context, .. } =
         toy.config;
     let config = serde_json::json!({
@@ -61,13 +65,13 @@ pub(super) fn store() -> ModelStore {
 }
 
 /// Windows of tokens that look arbitrary; 512 in all.
-pub(super) fn text() -> CalibrationText {
+fn text() -> CalibrationText {
     let token = |i: u32| i.wrapping_mul(2_654_435_761).rotate_left(9) % 128;
     let windows = (0..16).map(|window| (0..32).map(|at| token(window * 32 + at)).collect()).collect();
     CalibrationText::new("text".to_owned(), windows, 16, 16)
 }
 
-pub(super) fn plan(store: &ModelStore, recipe: &str) -> Plan {
+fn plan(store: &ModelStore, recipe: &str) -> Plan {
     let recipe = format!("format_version = 1\n{recipe}");
     let recipe = if recipe.contains("[calibration]") { recipe } else { format!("{recipe}\n[calibration]\n") };
     let recipe = recipe.replace("[calibration]\n", "[calibration]\ndata = \"text.jsonl\"\n");
@@ -81,7 +85,7 @@ pub(super) fn build(store: &mut ModelStore, recipe: &str) -> Variant {
     store.build(&plan, Some(&text()), &()).unwrap()
 }
 
-pub(super) fn logits(model: &Llama) -> Vec<f32> {
+fn logits(model: &Llama) -> Vec<f32> {
     let tokens = [1, 5, 99, 0, 127, 42, 42, 7, 64];
     let hidden = model.run_all(&model.embed(&tokens).unwrap(), None).unwrap();
     let mut logits = Vec::new();
@@ -93,7 +97,7 @@ pub(super) fn difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-pub(super) const GPTQ: &str = "[default]\nweights = { int = { bits = 4, group = 32 } }\nrounding = \"gptq\"";
+const GPTQ: &str = "[default]\nweights = { int = { bits = 4, group = 32 } }\nrounding = \"gptq\"";
 
 #[test]
 fn recipes_that_take_nothing_away_leave_the_logits_unchanged() {

@@ -1,14 +1,9 @@
 //! Models whose weights stay in their files, as in workers for cards, beside those that hold them.
 
 use std::cell::RefCell;
-use std::path::Path;
 
-use super::tests::{GPTQ, logits, plan, text, write_toy};
 use super::*;
-use crate::cache::VariantFile;
-use crate::model::ModelSource;
 use crate::nn::NnError;
-use crate::nn::toy::Toy;
 
 fn checkpoint(dir: &Path) -> Checkpoint {
     crate::checkpoint::open(&ModelSource::Safetensors { dir: dir.to_path_buf() }).unwrap()
