@@ -65,13 +65,13 @@ pub(super) fn store() -> ModelStore {
 }
 
 /// Windows of tokens that look arbitrary; 512 in all.
-fn text() -> CalibrationText {
+pub(super) fn text() -> CalibrationText {
     let token = |i: u32| i.wrapping_mul(2_654_435_761).rotate_left(9) % 128;
     let windows = (0..16).map(|window| (0..32).map(|at| token(window * 32 + at)).collect()).collect();
     CalibrationText::new("text".to_owned(), windows, 16, 16)
 }
 
-fn plan(store: &ModelStore, recipe: &str) -> Plan {
+pub(super) fn plan(store: &ModelStore, recipe: &str) -> Plan {
     let recipe = format!("format_version = 1\n{recipe}");
     let recipe = if recipe.contains("[calibration]") { recipe } else { format!("{recipe}\n[calibration]\n") };
     let recipe = recipe.replace("[calibration]\n", "[calibration]\ndata = \"text.jsonl\"\n");
@@ -85,7 +85,7 @@ pub(super) fn build(store: &mut ModelStore, recipe: &str) -> Variant {
     store.build(&plan, Some(&text()), &()).unwrap()
 }
 
-fn logits(model: &Llama) -> Vec<f32> {
+pub(super) fn logits(model: &Llama) -> Vec<f32> {
     let tokens = [1, 5, 99, 0, 127, 42, 42, 7, 64];
     let hidden = model.run_all(&model.embed(&tokens).unwrap(), None).unwrap();
     let mut logits = Vec::new();
@@ -97,7 +97,7 @@ pub(super) fn difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-const GPTQ: &str = "[default]\nweights = { int = { bits = 4, group = 32 } }\nrounding = \"gptq\"";
+pub(super) const GPTQ: &str = "[default]\nweights = { int = { bits = 4, group = 32 } }\nrounding = \"gptq\"";
 
 #[test]
 fn recipes_that_take_nothing_away_leave_the_logits_unchanged() {
