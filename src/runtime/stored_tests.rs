@@ -68,7 +68,9 @@ fn variants_of_stored_layers_are_those_of_held_ones() {
         "[[sharing]]\nrole = \"up_proj\"\nblocks = [0, 1]\nmethod = \"tie\"",
     ];
     for (number, recipe) in recipes.into_iter().enumerate() {
-        let [mut held, mut stored] = held_and_stored(dir.path());
+        let [held, mut stored] = held_and_stored(dir.path());
+        // Both are made on a card.
+        let mut held = held.moved_to(Place::emulated());
         let out = [0, 1].map(|side| dir.path().join(format!("variant-{number}-{side}")));
         let [first, second] = [(&mut held, &out[0]), (&mut stored, &out[1])].map(|(store, out)| {
             let plan = plan(store, recipe);
