@@ -175,7 +175,7 @@ fn the_trade_off_in_every_state() {
         study.apply(&fixtures::finished(6, 320));
         study
     };
-    check("trade-off-failed", TRADE_OFF, world(failed, trial(6)), &["No trial has both values", "1 failed"]);
+    check("trade-off-failed", TRADE_OFF, world(failed, trial(6)), &["No trial has a result", "1 failed"]);
 }
 
 #[test]
